@@ -1,0 +1,63 @@
+"""Stock gated SAEs given the same start and the same L0 controller as the sign-aware ones.
+
+The baseline of every fair comparison with `sign_aware_gated`: SAELens's own gated parameters, loss
+and saved files (arXiv 2404.16014), plus what `MeetsL0Target` adds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from sae_lens.saes.gated_sae import (
+    GatedSAEConfig,
+    GatedTrainingSAE,
+    GatedTrainingSAEConfig,
+)
+from sae_lens.saes.sae import SAEConfig
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.l0_control import MeetsL0Target, check_l0_options
+
+
+@dataclass
+class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
+    """Configuration of `GatedL0TrainingSAE`; saved for inference as stock `gated`.
+
+    Args:
+        l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
+        threshold_init_l0: from the first batch, set `b_gate` so that this many latents fire.
+        b_dec_init: "zeros", or "mean": the mean of the first batch.
+        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
+    """
+
+    l0_target: float | None = None
+    threshold_init_l0: float | None = None
+    b_dec_init: Literal["zeros", "mean"] = "zeros"
+    decoder_init_norm: float | None = 1.0
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "gated_l0"
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return GatedSAEConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_l0_options(self)
+
+
+class GatedL0TrainingSAE(MeetsL0Target, GatedTrainingSAE):
+    """SAELens's gated training SAE with an L0 target; same loss, `lambda` adapted each step."""
+
+    cfg: GatedL0TrainingSAEConfig  # type: ignore[assignment]
+
+    @override
+    def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
+        return self.process_sae_in(x) @ self.W_enc
+
+    @override
+    def set_thresholds(self, thresholds: torch.Tensor) -> None:
+        self.b_gate.copy_(-thresholds)

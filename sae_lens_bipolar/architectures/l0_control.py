@@ -1,0 +1,157 @@
+"""Meeting an L0 target: thresholds from the first batch, and a controller for lambda.
+
+Both gated families use it, so that they are compared at the L0 they were asked for.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.checks import (
+    require_choice,
+    require_finite,
+    require_number,
+)
+from sae_lens_bipolar.errors import ConfigError
+
+
+def check_l0_options(cfg: Any) -> None:
+    """Validate the fields that `MeetsL0Target` reads from a training configuration.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+    require_number(cfg.l1_coefficient, "l1_coefficient", minimum=0)
+    require_choice(cfg.b_dec_init, ("zeros", "mean"), "b_dec_init")
+    for name in ("l0_target", "threshold_init_l0"):
+        if getattr(cfg, name) is not None:
+            require_number(getattr(cfg, name), name, 0, maximum=cfg.d_sae, exclusive=True)
+    if cfg.l0_target is not None and cfg.l1_warm_up_steps > 0:
+        raise ConfigError(
+            f"l1_warm_up_steps is {cfg.l1_warm_up_steps} beside l0_target={cfg.l0_target}: "
+            "the controller sets lambda itself; use l1_warm_up_steps=0"
+        )
+    if cfg.l0_target is not None and cfg.l1_coefficient == 0:
+        raise ConfigError(
+            f"l1_coefficient is 0 beside l0_target={cfg.l0_target}: the controller multiplies it; "
+            "give a starting value above 0"
+        )
+
+
+def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
+    """Per-latent thresholds `[d_sae]` above which `l0` latents fire on average.
+
+    Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often.
+
+    Args:
+        scores: `[batch, d_sae]`; a latent fires where its score is above its threshold.
+        l0: latents per token wanted, `0 < l0 <= d_sae`.
+    """
+    batch, d_sae = scores.shape
+    fire = min(max(round(batch * l0 / d_sae), 1), batch - 1)
+    # kthvalue counts from below and the k-th itself stays silent: `fire` scores lie above it.
+    return scores.kthvalue(batch - fire, dim=0).values
+
+
+class L0Controller(nn.Module):
+    """Multiplies lambda each step so that the running mean L0 meets a target.
+
+        mean_l0    <- 0.9 mean_l0 + 0.1 L0(batch)
+        multiplier <- multiplier (1 + 0.05 clip((mean_l0 - target) / target, -1, 1))
+
+    Its numbers are buffers, so they are in every training checkpoint and resume with it.
+    Without a target the multiplier stays 1.
+    """
+
+    RATE = 0.05
+    DECAY = 0.9
+
+    multiplier: torch.Tensor
+    mean_l0: torch.Tensor
+    has_seen_data: torch.Tensor
+
+    def __init__(self, target: float | None, device: torch.device | None = None):
+        super().__init__()
+        self.target = target
+        self.register_buffer("multiplier", torch.ones((), device=device))
+        self.register_buffer("mean_l0", torch.zeros((), device=device))
+        self.register_buffer("has_seen_data", torch.zeros((), device=device))
+
+    @torch.no_grad()
+    def update(self, latents: torch.Tensor) -> None:
+        """Take in one batch of latents, `[batch, d_sae]`."""
+        l0 = latents.bool().float().sum(-1).mean()
+        decay = self.DECAY * self.has_seen_data  # the first batch is the first mean
+        self.mean_l0.mul_(decay).add_((1 - decay) * l0)
+        self.has_seen_data.fill_(1.0)
+        if self.target is not None:
+            excess = ((self.mean_l0 - self.target) / self.target).clamp(-1, 1)
+            self.multiplier.mul_(1 + self.RATE * excess)
+
+    @override
+    def _apply(self, *args: Any, **kwargs: Any) -> "L0Controller":
+        out = super()._apply(*args, **kwargs)
+        # In bfloat16 a factor of 1.001 is 1, and the controller would stand still.
+        self.multiplier, self.mean_l0 = self.multiplier.float(), self.mean_l0.float()
+        return out
+
+
+class MeetsL0Target(TrainingSAE[Any]):
+    """Mixin of the gated training SAEs: start from the first batch, then steer lambda.
+
+    Reads `l0_target`, `threshold_init_l0`, `b_dec_init`, `l1_coefficient`, `l1_warm_up_steps` of
+    the configuration. Subclasses say what a gate sees (`gate_scores`) and where its threshold is
+    kept (`set_thresholds`).
+    """
+
+    def __init__(self, cfg: Any, use_error_term: bool = False):
+        super().__init__(cfg, use_error_term)
+        self.l0_controller = L0Controller(cfg.l0_target, device=self.device)
+
+    def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """What is compared with the thresholds, `[batch, d_sae]`, of inputs `[batch, d_in]`."""
+        raise NotImplementedError
+
+    def set_thresholds(self, thresholds: torch.Tensor) -> None:
+        """Take over initial thresholds, `[d_sae]`."""
+        raise NotImplementedError
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
+        if not self.l0_controller.has_seen_data:
+            self._start_from(step_input.sae_in)
+        multiplier = self.l0_controller.multiplier.item()
+        l1_coefficient = step_input.coefficients["l1"] * multiplier
+        coefficients = {**step_input.coefficients, "l1": l1_coefficient}
+        output = super().training_forward_pass(replace(step_input, coefficients=coefficients))
+        self.l0_controller.update(output.feature_acts)
+        output.metrics["l1_coefficient"] = l1_coefficient
+        return output
+
+    @torch.no_grad()
+    def _start_from(self, sae_in: torch.Tensor) -> None:
+        if self.cfg.b_dec_init == "mean":
+            self.b_dec.copy_(self.run_time_activation_norm_fn_in(sae_in).mean(dim=0))
+        if self.cfg.threshold_init_l0 is not None:
+            scores = self.gate_scores(sae_in)
+            self.set_thresholds(thresholds_for_l0(scores, self.cfg.threshold_init_l0))
+
+    @override
+    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_saving_inference(state_dict)
+        for name in [name for name in state_dict if name.startswith("l0_controller.")]:
+            del state_dict[name]
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        """Let weights that were saved for inference start a further training run."""
+        super().process_state_dict_for_loading(state_dict)
+        fresh = L0Controller(None)
+        fresh.has_seen_data.fill_(1.0)  # trained weights are not initialised again
+        for name, value in fresh.named_buffers(prefix="l0_controller"):
+            state_dict.setdefault(name, value)

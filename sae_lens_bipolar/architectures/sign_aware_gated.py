@@ -1,0 +1,332 @@
+"""The sign-aware gated SAE (SA-GSAE) with its Bi-Jump-ReLU.
+
+The equations are our reading of arXiv 2605.28149, whose public text gives the parts but not the
+formulas; where it is silent they follow the Gated SAE of arXiv 2404.16014. With one projection
+`u = (x - b_dec) W_enc`, thresholds `theta+, theta- > 0`, log-gains `r+, r-` and biases `b+, b-`:
+
+    g+ = 1[u > theta+]                g- = 1[u < -theta-]              the gate, with its dead zone
+    m+ = relu(exp(r+) u + b+)         m- = relu(-exp(r-) u + b-)       magnitudes, free of shrinkage
+    z  = g+ m+ - g- m-                                                 Bi-Jump-ReLU
+    xhat = z W_dec + b_dec
+
+    pi = relu(u - theta+) - relu(-u - theta-)                      the gate path's own signed code
+    L  = |x - xhat|^2 + lambda sum_i |pi_i| |W_dec_i| + c |x - (pi sg(W_dec) + sg(b_dec))|^2
+
+`sg` stops the gradient: the auxiliary reconstruction trains gate and encoder, never the decoder.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from sae_lens.saes.sae import (
+    SAE,
+    SAEConfig,
+    TrainCoefficientConfig,
+    TrainingSAEConfig,
+    TrainStepInput,
+    TrainStepOutput,
+)
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.checks import require_choice, require_number
+from sae_lens_bipolar.architectures.l0_control import MeetsL0Target, check_l0_options
+from sae_lens_bipolar.errors import ConfigError
+
+Symmetry = Literal["full", "gain", "none"]
+# How many of (log_threshold, log_gain, b_mag) are shared by the two polarities.
+_SIDES: dict[str, tuple[int, int, int]] = {"full": (1, 1, 1), "gain": (2, 1, 2), "none": (2, 2, 2)}
+
+
+class Polarities(NamedTuple):
+    """Threshold, gain and bias of each side, `[d_sae]` or gathered to the shape of `u`."""
+
+    threshold_positive: torch.Tensor
+    threshold_negative: torch.Tensor
+    gain_positive: torch.Tensor
+    gain_negative: torch.Tensor
+    bias_positive: torch.Tensor
+    bias_negative: torch.Tensor
+
+
+def bi_jump_relu(u: torch.Tensor, p: Polarities, two_sided: bool = True) -> torch.Tensor:
+    """Bi-Jump-ReLU: `1[u > theta+] relu(e^{r+} u + b+) - 1[u < -theta-] relu(-e^{r-} u + b-)`.
+
+    Args:
+        u: projections, `[..., d_sae]`, or any shape the fields of `p` broadcast with.
+        p: the two sides' thresholds, gains and biases.
+        two_sided: whether the negative side exists (False: the one-sided ablation).
+    """
+    positive = (u > p.threshold_positive) * torch.relu(p.gain_positive * u + p.bias_positive)
+    if not two_sided:
+        return positive
+    return positive - (u < -p.threshold_negative) * torch.relu(
+        -p.gain_negative * u + p.bias_negative
+    )
+
+
+def gate_code(u: torch.Tensor, p: Polarities, two_sided: bool = True) -> torch.Tensor:
+    """The gate path's signed code, `pi = relu(u - theta+) - relu(-u - theta-)`, shaped like `u`."""
+    positive = torch.relu(u - p.threshold_positive)
+    return positive - torch.relu(-u - p.threshold_negative) if two_sided else positive
+
+
+def _check_gate_options(symmetry: str, two_sided_gate: bool) -> None:
+    require_choice(symmetry, tuple(_SIDES), "symmetry")
+    if not two_sided_gate and symmetry != "full":
+        raise ConfigError(
+            f"two_sided_gate=False leaves one side, so there is nothing for symmetry={symmetry!r} "
+            "to tie; use symmetry='full'"
+        )
+
+
+@dataclass
+class SignAwareGatedSAEConfig(SAEConfig):
+    """Configuration of `SignAwareGatedSAE`.
+
+    Args:
+        symmetry: what the polarities share: "full" (all), "gain" (r), "none".
+        two_sided_gate: False keeps the positive side only.
+    """
+
+    symmetry: Symmetry = "full"
+    two_sided_gate: bool = True
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "sign_aware_gated"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_gate_options(self.symmetry, self.two_sided_gate)
+
+
+class _SignAwareGate(SAE[Any]):
+    """What the inference and the training class share: parameters, encoder, folding.
+
+    `log_threshold`, `log_gain` and `b_mag` have shape `[sides, d_sae]`: one row where the
+    polarities are tied, else the positive side's row before the negative side's.
+    """
+
+    log_threshold: nn.Parameter
+    log_gain: nn.Parameter
+    b_mag: nn.Parameter
+
+    @override
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        for name, sides in zip(
+            ("log_threshold", "log_gain", "b_mag"), _SIDES[self.cfg.symmetry], strict=True
+        ):
+            zeros = torch.zeros(sides, self.cfg.d_sae, dtype=self.dtype, device=self.device)
+            setattr(self, name, nn.Parameter(zeros))
+
+    def polarities(self, latents: torch.Tensor | None = None) -> Polarities:
+        """Both sides' parameters, `[d_sae]` each, or gathered at the indices `latents`."""
+        theta, gain, bias = self.log_threshold.exp(), self.log_gain.exp(), self.b_mag
+        if latents is not None:
+            theta, gain, bias = (p[:, latents] for p in (theta, gain, bias))
+        theta, gain = theta.to(self.dtype), gain.to(self.dtype)
+        return Polarities(theta[0], theta[-1], gain[0], gain[-1], bias[0], bias[-1])
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """`u = (x - b_dec) W_enc`, `[..., d_sae]` from `[..., d_in]`."""
+        return self.hook_sae_acts_pre(self.process_sae_in(x) @ self.W_enc)
+
+    @override
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Signed latents `z`, `[..., d_sae]`, of activations `x`, `[..., d_in]`."""
+        u = self.project(x)
+        return self.hook_sae_acts_post(bi_jump_relu(u, self.polarities(), self.cfg.two_sided_gate))
+
+    @override
+    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        """Reconstruction `z W_dec + b_dec`, `[..., d_in]`."""
+        recons = self.hook_sae_recons(feature_acts @ self.W_dec + self.b_dec)
+        return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
+
+    @override
+    @torch.no_grad()
+    def fold_W_dec_norm(self) -> None:
+        """Move the decoder norms into the encoder: `u`, thresholds and biases scale with them."""
+        norms = self.fold_and_get_W_dec_norm()
+        self.log_threshold.data.add_(norms.log())
+        self.b_mag.data.mul_(norms)
+
+
+class SignAwareGatedSAE(_SignAwareGate):
+    """Inference-only SA-GSAE: `z = BiJumpReLU((x - b_dec) W_enc)`, `xhat = z W_dec + b_dec`.
+
+    Source: arXiv 2605.28149 (our reading; see the module's docstring).
+    """
+
+    cfg: SignAwareGatedSAEConfig
+
+
+@dataclass
+class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
+    """Configuration of `SignAwareGatedTrainingSAE`.
+
+    Args:
+        symmetry: what the polarities share: "full" (all, the paper's default), "gain" (r), "none".
+        two_sided_gate: False keeps the positive side only (ablation).
+        l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
+        l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
+        l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
+        aux_coefficient: weight c of the auxiliary reconstruction; 0 removes it (ablation).
+        detach_aux_decoder: stop the auxiliary gradient at W_dec and b_dec.
+        threshold_init: initial thresholds, in units of u (small: the paper's recommendation).
+        threshold_init_l0: instead, from the first batch: each latent's quantile of |u| at which
+            this many latents fire on average.
+        b_dec_init: "zeros", or "mean": the mean of the first batch.
+        reset_dead_thresholds: a latent that is dead for the trainer's `dead_feature_window`
+            gets its initial thresholds back.
+        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
+    """
+
+    symmetry: Symmetry = "full"
+    two_sided_gate: bool = True
+    l1_coefficient: float = 1.0
+    l1_warm_up_steps: int = 0
+    l0_target: float | None = None
+    aux_coefficient: float = 1.0
+    detach_aux_decoder: bool = True
+    threshold_init: float = 0.01
+    threshold_init_l0: float | None = None
+    b_dec_init: Literal["zeros", "mean"] = "zeros"
+    reset_dead_thresholds: bool = True
+    decoder_init_norm: float | None = 1.0
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "sign_aware_gated"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_gate_options(self.symmetry, self.two_sided_gate)
+        require_number(self.threshold_init, "threshold_init", 0, exclusive=True)
+        require_number(self.aux_coefficient, "aux_coefficient", 0)
+        check_l0_options(self)
+        if self.normalize_activations == "covariance_whitening" and not self.apply_b_dec_to_input:
+            raise ConfigError(
+                "covariance_whitening (normalize_activations) needs apply_b_dec_to_input=True: u "
+                "has no bias of its own that could take up the mean when the whitening is folded"
+            )
+
+
+class SignAwareGatedTrainingSAE(MeetsL0Target, _SignAwareGate):
+    """Training SA-GSAE: the loss of the module's docstring, an L0 controller, threshold resets.
+
+    Thresholds are learned as logarithms, so they stay positive and move on their own scale.
+    Source: arXiv 2605.28149 (our reading), arXiv 2404.16014 eq. 8 for the gated loss.
+    """
+
+    cfg: SignAwareGatedTrainingSAEConfig
+    initial_log_threshold: torch.Tensor
+
+    @override
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        # float32 whatever the SAE's dtype: Adam's small steps would round away in bfloat16.
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        start = math.log(self.cfg.threshold_init)
+        initial = torch.full_like(self.log_threshold, start, dtype=dtype)
+        self.log_threshold = nn.Parameter(initial)
+        self.register_buffer("initial_log_threshold", initial.clone())
+
+    @override
+    def _apply(self, *args: Any, **kwargs: Any) -> "SignAwareGatedTrainingSAE":
+        out = super()._apply(*args, **kwargs)
+        # nn.Module.to() casts every float tensor, and the loaders call it with the SAE's dtype.
+        dtype = torch.promote_types(self.log_threshold.dtype, torch.float32)
+        self.log_threshold.data = self.log_threshold.data.to(dtype)
+        self.initial_log_threshold = self.initial_log_threshold.to(dtype)
+        return out
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents `z` and projections `u`, `[batch, d_sae]` each."""
+        u = self.project(x)
+        z = bi_jump_relu(u, self.polarities(), self.cfg.two_sided_gate)
+        return self.hook_sae_acts_post(z), u
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """One forward pass with all losses; adapts lambda to the L0 it saw.
+
+        Raises:
+            ActivationError: if the batch holds NaN or infinite values.
+        """
+        if self.cfg.reset_dead_thresholds and step_input.dead_neuron_mask is not None:
+            self._reset_thresholds(step_input.dead_neuron_mask)
+        return super().training_forward_pass(step_input)
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """`lambda sum |pi_i| |W_dec_i|` and `c |x - (pi sg(W_dec) + sg(b_dec))|^2`, batch means."""
+        pi = gate_code(hidden_pre, self.polarities(), self.cfg.two_sided_gate)
+        losses = {
+            "l1_loss": step_input.coefficients["l1"] * (pi.abs() @ self.W_dec.norm(dim=1)).mean()
+        }
+        if self.cfg.aux_coefficient:
+            W_dec, b_dec = self.W_dec, self.b_dec
+            if self.cfg.detach_aux_decoder:
+                W_dec, b_dec = W_dec.detach(), b_dec.detach()
+            losses["auxiliary_reconstruction_loss"] = (
+                self.cfg.aux_coefficient
+                * self._aux_error(pi @ W_dec + b_dec, step_input.sae_in).mean()
+            )
+        return losses
+
+    def _aux_error(self, recons: torch.Tensor, sae_in: torch.Tensor) -> torch.Tensor:
+        """Squared error `[batch]` of the gate path's reconstruction, in the space of `sae_in`."""
+        # decode() has used up the per-token norms of layer_norm and constant_norm_rescale.
+        self.run_time_activation_norm_fn_in(sae_in)
+        return (self.run_time_activation_norm_fn_out(recons) - sae_in).pow(2).sum(dim=-1)
+
+    @override
+    def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
+        u = self.process_sae_in(x) @ self.W_enc
+        return u.abs() if self.cfg.two_sided_gate else u
+
+    @override
+    def set_thresholds(self, thresholds: torch.Tensor) -> None:
+        self.log_threshold.copy_(thresholds.clamp(min=1e-6).log().expand_as(self.log_threshold))
+        self.initial_log_threshold.copy_(self.log_threshold)
+
+    @torch.no_grad()
+    def _reset_thresholds(self, dead: torch.Tensor) -> None:
+        self.log_threshold.copy_(torch.where(dead, self.initial_log_threshold, self.log_threshold))
+
+    @override
+    def get_coefficients(self) -> dict[str, float | TrainCoefficientConfig]:
+        return {"l1": TrainCoefficientConfig(self.cfg.l1_coefficient, self.cfg.l1_warm_up_steps)}
+
+    @override
+    @torch.no_grad()
+    def fold_W_dec_norm(self) -> None:
+        self.initial_log_threshold.add_(self.get_W_dec_norm().log())
+        super().fold_W_dec_norm()
+
+    @override
+    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_saving_inference(state_dict)
+        state_dict.pop("initial_log_threshold")
+        state_dict["log_threshold"] = state_dict["log_threshold"].to(self.dtype)
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_loading(state_dict)
+        if "log_threshold" in state_dict:  # saved for inference: its thresholds are the start
+            initial = state_dict["log_threshold"].clone()
+            state_dict.setdefault("initial_log_threshold", initial)

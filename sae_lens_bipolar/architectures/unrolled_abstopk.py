@@ -1,0 +1,192 @@
+"""AbsTopK with several proximal gradient steps: the multi-step encoder the AbsTopK paper proposes.
+
+Sparse coding asks for the k-sparse z with the least `1/2 |x - b - D z|^2`. Proximal gradient steps
+(arXiv 2510.00404, eq. 4), with the learned `W` for `D` and `b_e` for `-D^T b` as eq. 6 has them:
+
+    v_1     = W^T (x - b) + b_e                                  z_1 = AbsTopK_k(v_1)
+    v_{t+1} = z_t + mu_t (W^T (x - b - D z_t) + b_e)             z_{t+1} = AbsTopK_k(v_{t+1})
+    xhat    = D z_T + b
+
+Here `W = W_enc [d_in, d_sae]`, `D = W_dec^T`, `b = b_dec [d_in]`, `b_e = b_enc [d_sae]`, and the
+learned step sizes `mu_t = exp(log_step_size_t) > 0`. The first step has none: it would only scale
+`W` and `b_e`. One step is `abstopk`, with the same parameters. With `W = D`, `b_e = 0` and
+`mu <= 1 / |D|_2^2` a step never increases the objective (iterative hard thresholding).
+
+With `rescale_acts_by_decoder_norm` the steps are those of the dictionary with unit rows: `v_t` is
+multiplied by `|W_dec_i|` before AbsTopK and the latents divided by it after, as in `abstopk`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sae_lens.saes.abstopk_sae import (
+    AbsTopKSAE,
+    AbsTopKSAEConfig,
+    AbsTopKTrainingSAE,
+    AbsTopKTrainingSAEConfig,
+)
+from sae_lens.saes.sae import SAE, SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.topk_sae import act_times_W_dec
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.checks import require_finite, require_k, require_number
+from sae_lens_bipolar.architectures.precision import keep_float32
+from sae_lens_bipolar.errors import ConfigError
+
+
+def _require_steps(n_steps: Any) -> None:
+    if not isinstance(n_steps, int) or isinstance(n_steps, bool) or n_steps < 1:
+        raise ConfigError(f"n_steps={n_steps!r} is not allowed: it must be an integer >= 1.")
+
+
+@dataclass
+class UnrolledAbsTopKSAEConfig(AbsTopKSAEConfig):
+    """Configuration of `UnrolledAbsTopKSAE`: the fields of SAELens's `abstopk`, and the steps.
+
+    Args:
+        n_steps: proximal gradient steps T of the encoder; 1 is `abstopk`.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+
+    n_steps: int = 2
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "unrolled_abstopk"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_k(self.k, self.d_sae)
+        _require_steps(self.n_steps)
+
+
+class _Unrolled(SAE[Any]):
+    """What the inference and the training class share: step sizes and encoder."""
+
+    b_enc: nn.Parameter
+    log_step_size: nn.Parameter  # [n_steps - 1]; absent with one step
+
+    def _add_step_sizes(self, initial_log_step_size: float, dtype: torch.dtype) -> None:
+        if self.cfg.n_steps > 1:
+            steps = (self.cfg.n_steps - 1,)
+            initial = torch.full(steps, initial_log_step_size, dtype=dtype, device=self.device)
+            self.log_step_size = nn.Parameter(initial)
+
+    def pre_activations(self, x: torch.Tensor) -> torch.Tensor:
+        """`v_T`, `[..., d_sae]` from `[..., d_in]`, before any rescaling; the hook sees it."""
+        sae_in = self.process_sae_in(x)
+        v = sae_in @ self.W_enc + self.b_enc
+        for step in range(self.cfg.n_steps - 1):
+            z = self.activation_fn(self._rescale(v))
+            recons = act_times_W_dec(z, self.W_dec, self.cfg.rescale_acts_by_decoder_norm)
+            if self.cfg.rescale_acts_by_decoder_norm:
+                z = z / self.W_dec.norm(dim=-1)
+            gradient = (sae_in - recons) @ self.W_enc + self.b_enc
+            v = z + self.log_step_size[step].exp().to(gradient.dtype) * gradient
+        return self.hook_sae_acts_pre(v)
+
+    def _rescale(self, v: torch.Tensor) -> torch.Tensor:
+        return v * self.W_dec.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else v
+
+
+class UnrolledAbsTopKSAE(_Unrolled, AbsTopKSAE):
+    """Inference-only unrolled AbsTopK: see the module's docstring for formula and shapes.
+
+    The polarity split does not apply: the encoder is not one affine map (unless `n_steps` is 1).
+    """
+
+    cfg: UnrolledAbsTopKSAEConfig  # type: ignore[assignment]
+
+    @override
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        self._add_step_sizes(0.0, self.dtype)
+
+    @override
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Signed latents `z_T`, `[..., d_sae]`, of activations `x`, `[..., d_in]`."""
+        return self.hook_sae_acts_post(self.activation_fn(self._rescale(self.pre_activations(x))))
+
+
+@dataclass
+class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
+    """Configuration of `UnrolledAbsTopKTrainingSAE`: SAELens's `abstopk`, and the steps.
+
+    Args:
+        k: latents kept per token, by magnitude; from 1 to d_sae.
+        n_steps: proximal gradient steps T of the encoder; 1 is `abstopk`.
+        initial_step_size: initial mu of every step after the first; above 0.
+        use_sparse_activations: ignored, as SAELens's own `abstopk` does.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+
+    n_steps: int = 2
+    initial_step_size: float = 0.1
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "unrolled_abstopk"
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return UnrolledAbsTopKSAEConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_k(self.k, self.d_sae)
+        _require_steps(self.n_steps)
+        require_number(self.initial_step_size, "initial_step_size", 0, exclusive=True)
+        require_number(self.aux_loss_coefficient, "aux_loss_coefficient", 0)
+
+
+class UnrolledAbsTopKTrainingSAE(_Unrolled, AbsTopKTrainingSAE):
+    """Training unrolled AbsTopK: SAELens's `abstopk` losses, gradients through every step.
+
+    The auxiliary loss takes the dead latents' entries of the last `v_T`.
+    """
+
+    cfg: UnrolledAbsTopKTrainingSAEConfig  # type: ignore[assignment]
+
+    @override
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        self._add_step_sizes(math.log(self.cfg.initial_step_size), torch.float32)
+
+    @override
+    def _apply(self, *args: Any, **kwargs: Any) -> "UnrolledAbsTopKTrainingSAE":
+        out = super()._apply(*args, **kwargs)
+        keep_float32(self, "log_step_size")
+        return out
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents `z_T` and the (rescaled) `v_T` they are chosen from, `[batch, d_sae]` each."""
+        hidden_pre = self._rescale(self.pre_activations(x))
+        return self.hook_sae_acts_post(self.activation_fn(hidden_pre)), hidden_pre
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """One forward pass with all losses.
+
+        Raises:
+            ActivationError: if the batch holds NaN or infinite values.
+        """
+        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
+        return super().training_forward_pass(step_input)
+
+    @override
+    @torch.no_grad()
+    def log_histograms(self) -> dict[str, Any]:
+        logged = super().log_histograms()
+        if self.cfg.n_steps > 1:
+            logged["weights/step_sizes"] = self.log_step_size.detach().float().exp().cpu().numpy()
+        return logged

@@ -1,0 +1,344 @@
+"""Read a run directory and check it: the only place where reports touch a run's files."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sae_lens_bipolar.errors import DataError
+
+SUMMARY_NUMBERS = (
+    "d_in",
+    "d_sae",
+    "l0",
+    "nmse",
+    "r2",
+    "loss_recovered",
+    "dead_fraction",
+    "bipolar_fraction",
+    "n_train_tokens",
+    "n_eval_tokens",
+    "seed",
+)
+SINK_NUMBERS = ("l0", "nmse", "r2", "loss_recovered")
+CENSUS_LISTS = (
+    "positive_rate",
+    "negative_rate",
+    "positive_mean",
+    "negative_mean",
+    "positive_max",
+    "negative_max",
+)
+_REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory holds; a file that is absent is named in `missing` and left empty."""
+
+    path: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]  # in the order of tokens seen, one line a step and SAE
+    summary: list[dict[str, Any]]
+    census: dict[str, dict[str, Any]]  # by the name of the SAE
+    latents: dict[str, list[dict[str, Any]]]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]  # what was found and passed over, in words
+
+    def sae_names(self) -> list[str]:
+        """Names of the SAEs: the summary's order, then those only other files know."""
+        names = [row["name"] for row in self.summary]
+        others = [line["sae"] for line in self.metrics] + [*self.census, *self.latents]
+        return list(dict.fromkeys([*names, *others]))
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Read and check every result file under `run_dir`.
+
+    Raises DataError when the directory does not exist, holds no result at all, or one of its
+    files is empty or malformed (the message names the file and the key).
+    """
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise DataError(f"{path} is not a directory: give the folder of a run, such as runs/demo")
+    missing: list[str] = []
+    notes: list[str] = []
+
+    def present(name: str) -> Path | None:
+        file = path / name
+        if file.is_file():
+            return file
+        missing.append(name)
+        return None
+
+    def present_many(folder: str) -> Iterator[tuple[str, Path]]:
+        files = sorted((path / folder).glob("*.json"))
+        if not files:
+            missing.append(f"{folder}/*.json")
+        yield from ((file.stem, file) for file in files)
+
+    config = _read_config(file) if (file := present("config.yaml")) else {}
+    environment = _read_environment(file) if (file := present("environment.json")) else {}
+    metrics = _read_metrics(file, notes) if (file := present("metrics.jsonl")) else []
+    summary = _read_summary(file) if (file := present("results/summary.json")) else []
+    census = {name: _read_census(file) for name, file in present_many("results/census")}
+    latents = {name: _read_latents(file) for name, file in present_many("results/latents")}
+    if not (metrics or summary or census or latents):
+        raise DataError(
+            f"{path} holds no results: expected metrics.jsonl, results/summary.json, "
+            "results/census/*.json or results/latents/*.json"
+        )
+    return Run(
+        path, config, environment, metrics, summary, census, latents, tuple(missing), tuple(notes)
+    )
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{file}: expected a mapping, found {_kind(config)}")
+    return config
+
+
+def _read_environment(file: Path) -> dict[str, Any]:
+    environment = _mapping(_load(file), str(file))
+    packages = environment.setdefault("packages", {})
+    _mapping(packages, f"{file}: packages")
+    return environment
+
+
+def _read_metrics(file: Path, notes: list[str]) -> list[dict[str, Any]]:
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    text = _text(file)
+    rows = text.split("\n")
+    for number, row in enumerate(rows, start=1):
+        where = f"{file}, line {number}"
+        if not row.strip():
+            continue
+        try:
+            line = json.loads(row)
+        except json.JSONDecodeError as error:
+            if number == len(rows):  # no newline: the writer was stopped in the middle of it
+                notes.append(
+                    f"{file.name}: line {number} was cut off while being written; left out"
+                )
+                continue
+            raise DataError(f"{where}: not JSON: {error}") from error
+        _mapping(line, where)
+        _string(line, "sae", where)
+        for key in ("step", "n_tokens"):
+            _check_number(_get(line, key, where), f"{where}: {key!r}")
+        _number(line, "l0", where)
+        for key in ("loss", "nmse", "mse_loss"):
+            _number(line, key, where, default=None)
+        lines[line["sae"], line["step"]] = (
+            line  # a resumed run logs some steps again: keep the last
+        )
+    if not lines:
+        raise DataError(f"{file}: holds no line; expected one JSON object a step and SAE")
+    return sorted(lines.values(), key=lambda line: line["n_tokens"])
+
+
+def _read_summary(file: Path) -> list[dict[str, Any]]:
+    rows = _list(_load(file), str(file))
+    if not rows:
+        raise DataError(f"{file}: holds no SAE; expected one object an SAE")
+    for i, row in enumerate(rows):
+        where = f"{file}[{i}]"
+        _mapping(row, where)
+        row.setdefault("name", row.get("architecture"))
+        _string(row, "name", where)
+        _string(row, "architecture", where)
+        for key in SUMMARY_NUMBERS:
+            _number(row, key, where, nullable=True)
+        sinks = row.get("with_sinks")
+        if sinks is not None:
+            _mapping(sinks, f"{where}.with_sinks")
+            for key in SINK_NUMBERS:
+                _number(sinks, key, f"{where}.with_sinks", nullable=True)
+        for key in ("n_sink_tokens", "train_seconds"):
+            _number(row, key, where, default=None)
+    names = [row["name"] for row in rows]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{file}: name {twice[0]!r} stands for more than one SAE")
+    return rows
+
+
+def _read_census(file: Path) -> dict[str, Any]:
+    where = str(file)
+    census = _mapping(_load(file), where)
+    _number(census, "n_tokens", where)
+    d_sae = len(_list(_get(census, "positive_rate", where), f"{where}: positive_rate"))
+    for key in CENSUS_LISTS:
+        # Only the two rates are drawn, so only they must be there.
+        if key not in census and not key.endswith("_rate"):
+            continue
+        values = _list(_get(census, key, where), f"{where}: {key}")
+        if len(values) != d_sae:
+            raise DataError(f"{where}: {key} has {len(values)} values, positive_rate has {d_sae}")
+        for i, value in enumerate(values):
+            _check_number(value, f"{where}: {key}[{i}]")
+            if key.endswith("_rate") and not 0 <= value <= 1:
+                raise DataError(f"{where}: {key}[{i}] is {value!r}; a rate lies in [0, 1]")
+    return census
+
+
+def _read_latents(file: Path) -> list[dict[str, Any]]:
+    latents = _list(
+        _get(_mapping(_load(file), str(file)), "latents", str(file)), f"{file}: latents"
+    )
+    for i, latent in enumerate(latents):
+        where = f"{file}: latents[{i}]"
+        _mapping(latent, where)
+        for key in ("index", "positive_rate", "negative_rate"):
+            _number(latent, key, where)
+        _check_histogram(_mapping(_get(latent, "histogram", where), f"{where}.histogram"), where)
+        contexts = _mapping(_get(latent, "contexts", where), f"{where}.contexts")
+        for side in ("positive", "negative"):
+            side_where = f"{where}.contexts.{side}"
+            for j, context in enumerate(_list(_get(contexts, side, side_where), side_where)):
+                _check_context(_mapping(context, f"{side_where}[{j}]"), f"{side_where}[{j}]")
+        for key in ("raises", "lowers"):
+            for j, pair in enumerate(_list(_get(latent, key, where), f"{where}.{key}")):
+                if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+                    raise DataError(f"{where}.{key}[{j}] is {pair!r}; expected [token, number]")
+                _check_number(pair[1], f"{where}.{key}[{j}][1]")
+    return latents
+
+
+def _check_histogram(histogram: dict[str, Any], where: str) -> None:
+    where = f"{where}.histogram"
+    lists = {
+        key: _list(_get(histogram, key, where), f"{where}.{key}") for key in ("edges", "counts")
+    }
+    for key, values in lists.items():
+        for i, value in enumerate(values):
+            _check_number(value, f"{where}.{key}[{i}]")
+    edges, counts = lists["edges"], lists["counts"]
+    if len(edges) != len(counts) + 1 or not counts:
+        raise DataError(
+            f"{where}: {len(edges)} edges for {len(counts)} counts; expected one edge more, "
+            "and at least one count"
+        )
+    if any(b <= a for a, b in pairwise(edges)):
+        raise DataError(f"{where}.edges do not increase")
+    if any(count < 0 for count in counts):
+        raise DataError(f"{where}.counts holds a negative number")
+
+
+def _check_context(context: dict[str, Any], where: str) -> None:
+    tokens = _list(_get(context, "tokens", where), f"{where}.tokens")
+    activations = _list(_get(context, "activations", where), f"{where}.activations")
+    if len(tokens) != len(activations) or not tokens:
+        raise DataError(
+            f"{where}: {len(tokens)} tokens and {len(activations)} activations; "
+            "expected the same number, at least one"
+        )
+    for i, (token, activation) in enumerate(zip(tokens, activations, strict=True)):
+        if not isinstance(token, str):
+            raise DataError(f"{where}.tokens[{i}] is {_kind(token)}; expected a string")
+        _check_number(activation, f"{where}.activations[{i}]")
+    peak = _get(context, "peak", where)
+    if not isinstance(peak, int) or not 0 <= peak < len(tokens):
+        raise DataError(f"{where}.peak is {peak!r}; expected a position in 0..{len(tokens) - 1}")
+
+
+def find_setting(config: Mapping[str, Any], *keys: str) -> list[Any]:
+    """Values in a nested configuration under the first of `keys` found anywhere, shallow first.
+
+    Each value is given once; null is passed over. Empty when none of the keys is there.
+    """
+    for key in keys:
+        found: list[Any] = []
+        level: list[Any] = [config]
+        while level:
+            found += [node[key] for node in level if isinstance(node, dict) and key in node]
+            level = [child for node in level for child in _children(node)]
+        distinct = [v for i, v in enumerate(found) if v is not None and v not in found[:i]]
+        if distinct:
+            return distinct
+    return []
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []
+
+
+def _text(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text: {error}") from error
+    if not text.strip():
+        raise DataError(f"{file}: is empty")
+    return text
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(_text(file))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}: not JSON: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}.get(
+        type(value), "null" if value is None else "a number"
+    )
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object, found {_kind(value)}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{where}: expected a list, found {_kind(value)}")
+    return value
+
+
+def _get(mapping: dict[str, Any], key: str, where: str) -> Any:
+    if key not in mapping:
+        raise DataError(f"{where}: key {key!r} is missing")
+    return mapping[key]
+
+
+def _string(mapping: dict[str, Any], key: str, where: str) -> None:
+    value = _get(mapping, key, where)
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{where}: {key!r} is {value!r}; expected a name")
+
+
+def _number(
+    mapping: dict[str, Any],
+    key: str,
+    where: str,
+    default: Any = _REQUIRED,
+    nullable: bool = False,
+) -> None:
+    if key not in mapping and default is not _REQUIRED:
+        return
+    value = _get(mapping, key, where)
+    if value is None and (nullable or default is None):
+        return
+    _check_number(value, f"{where}: {key!r}", finite=False)
+
+
+def _check_number(value: Any, where: str, finite: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{where} is {_kind(value)}; expected a number")
+    if finite and not math.isfinite(value):
+        raise DataError(f"{where} is {value}; expected a finite number")

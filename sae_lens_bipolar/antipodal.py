@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
+from sae_lens_bipolar.errors import ConfigError
+
 _CHUNK_ELEMENTS = 1 << 24  # cosines held at a time: 64 MiB in float32
 _ROUNDING = 1e-6  # slack on cosines, so that exact opposites count as such
 
@@ -20,29 +22,37 @@ class AntipodalPairs:
 
 
 def antipodal_pairs(
-    encoder: torch.Tensor, decoder: torch.Tensor, encoder_threshold: float, decoder_threshold: float
+    encoder: torch.Tensor,
+    decoder: torch.Tensor,
+    cosine_threshold: float = 0.9,
+    encoder_cosine_threshold: float | None = None,
 ) -> AntipodalPairs:
     """Match latents with nearly opposite directions, each at most once.
 
-    Candidates have decoder cosine `<= -decoder_threshold` and encoder cosine `<=
-    -encoder_threshold`; the matching is greedy on the sum of the two cosines, most opposite first
-    (at least half the weight of the best matching), ties to the smallest indices. The cosines are
-    computed `2^24` at a time, so `[d_sae, d_sae]` is never held.
+    Candidates have decoder and encoder cosine `<= -threshold`. The matching is greedy on the sum
+    of the two cosines, most opposite first (at least half the weight of the best matching), ties
+    to the smallest indices. Cosines are computed `2^24` at a time: `[d_sae, d_sae]` is never held.
 
     Args:
         encoder: encoder directions, `[d_sae, d_in]`.
         decoder: decoder directions, `[d_sae, d_in]`.
-        encoder_threshold: in (0, 1].
-        decoder_threshold: in (0, 1].
+        cosine_threshold: for decoder directions, in (0, 1].
+        encoder_cosine_threshold: for encoder directions, in (0, 1]; None: the same.
+
+    Raises:
+        ConfigError: if a threshold is out of range.
     """
-    chunks = list(
-        _candidates(
-            normalize(encoder, dim=1),
-            normalize(decoder, dim=1),
-            encoder_threshold,
-            decoder_threshold,
-        )
-    )
+    if encoder_cosine_threshold is None:
+        encoder_cosine_threshold = cosine_threshold
+    thresholds = (cosine_threshold, encoder_cosine_threshold)
+    for name, value in zip(
+        ("cosine_threshold", "encoder_cosine_threshold"), thresholds, strict=True
+    ):
+        if not 0 < value <= 1:
+            raise ConfigError(
+                f"{name} is {value}; give t in (0, 1]: pairs have cosines of -t or below"
+            )
+    chunks = list(_candidates(normalize(encoder, dim=1), normalize(decoder, dim=1), *thresholds))
     pairs, decoder_cosine, encoder_cosine = (
         torch.cat(part).cpu() for part in zip(*chunks, strict=True)
     )
@@ -61,15 +71,15 @@ def antipodal_pairs(
 
 
 def _candidates(
-    encoder: torch.Tensor, decoder: torch.Tensor, encoder_threshold: float, decoder_threshold: float
+    encoder: torch.Tensor, decoder: torch.Tensor, decoder_threshold: float, encoder_threshold: float
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Pairs `[n, 2]` ordered by `(i, j)`, `i < j`, with both cosines, block of rows by block."""
     d_sae = len(decoder)
     rows = max(1, _CHUNK_ELEMENTS // d_sae)
     for start in range(0, d_sae, rows):
         cosine = decoder[start : start + rows] @ decoder[start:].T
-        close = (cosine <= _ROUNDING - decoder_threshold).triu(diagonal=1)
-        i, j = close.nonzero(as_tuple=True)
+        i, j = (cosine <= _ROUNDING - decoder_threshold).nonzero(as_tuple=True)
+        i, j = i[i < j], j[i < j]
         # As many directions gathered at a time as cosines held.
         step = max(1, _CHUNK_ELEMENTS // decoder.shape[1])
         encoder_cosine = torch.cat(

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer
 from transformer_lens import loading_from_pretrained as host
-from transformer_lens.components import Attention, GroupedQueryAttention
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_lens_bipolar.errors import ModelError
@@ -176,27 +177,36 @@ def _swapped(module: ModuleType, **replacements: Any) -> Iterator[None]:
                 setattr(module, name, value)
 
 
-def _unrotated(_attention: Any, x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-    return x
-
-
 class NoPEAttention(Attention):
     """Multi-head attention without rotary embeddings (a NoPE layer of SmolLM3)."""
 
-    apply_rotary = _unrotated
+    def apply_rotary(
+        self,
+        x: torch.Tensor,
+        past_kv_pos_offset: int = 0,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return x
 
 
 class NoPEGroupedQueryAttention(GroupedQueryAttention):
     """Grouped-query attention without rotary embeddings (a NoPE layer of SmolLM3)."""
 
-    apply_rotary = _unrotated
+    def apply_rotary(
+        self,
+        x: torch.Tensor,
+        past_kv_pos_offset: int = 0,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return x
 
 
 def _disable_rotary(model: HookedTransformer, nope_layers: list[bool]) -> None:
     for block, is_nope in zip(model.blocks, nope_layers, strict=False):
         if is_nope:
             grouped = isinstance(block.attn, GroupedQueryAttention)
-            block.attn.__class__ = NoPEGroupedQueryAttention if grouped else NoPEAttention
+            kind = NoPEGroupedQueryAttention if grouped else NoPEAttention
+            block.attn.__class__ = kind  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -154,6 +155,11 @@ def check_hub(
         cached = try_to_load_from_cache(name, file, repo_type=repo_type, revision=revision)
         if isinstance(cached, str):
             return False
+        if isinstance(cause, HfHubHTTPError):
+            raise error(
+                f"the Hugging Face Hub answered {cause.response.status_code} for {name!r}, and "
+                "there is no cached copy; try again later, or check your login (`hf auth whoami`)"
+            ) from cause
         raise error(
             f"no network: the Hugging Face Hub cannot be reached for {name!r} "
             f"({type(cause).__name__}), and there is no cached copy. Connect, unset HF_HUB_OFFLINE "

@@ -77,7 +77,7 @@ def describe_latents(
 
 @torch.no_grad()
 def logit_effects(model: HookedTransformer, directions: torch.Tensor) -> torch.Tensor:
-    """Direct effect of unit steps along `directions`, `[n, d_model]`, on the logits, `[n, d_vocab]`.
+    """Direct effect on the logits, `[n, d_vocab]`, of steps along `directions`, `[n, d_model]`.
 
     `(w * direction) W_U` with `w` the gain of the final norm, whose division by the norm of the
     residual stream is left out; centred over the vocabulary. For a hook whose width is not
@@ -142,7 +142,9 @@ def _extreme_tokens(
 ) -> list[list[Any]]:
     top = effect.topk(min(n, len(effect)), largest=largest)
     strings = _strings(model, top.indices.tolist())
-    return [[text, round(value, 4)] for text, value in zip(strings, top.values.tolist(), strict=True)]
+    return [
+        [text, round(value, 4)] for text, value in zip(strings, top.values.tolist(), strict=True)
+    ]
 
 
 def _strings(model: HookedTransformer, ids: list[int]) -> list[str]:

@@ -24,7 +24,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedSAEConfig,
 )
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.polarity import build, derived_config, inference_form, split
+from sae_lens_bipolar.polarity import build, derived_config, inference_form, is_signed
 
 JumpTarget = Literal["bi_jumprelu", "sign_aware_gated"]
 _EXACT = 1e-5  # relative difference of gains and biases below which a pair counts as exact
@@ -66,11 +66,10 @@ def merge(
     """Fold the antipodal pairs of a non-negative SAE into signed latents.
 
     With a pair `(i, j)`, `i < j`, the signed latent is positive where `i` fired and negative where
-    `j` did. Its decoder row is `(d_i - d_j) / 2`, for nearly opposite rows of one norm the
-    least-squares fit to both; its encoder column likewise; biases and thresholds stay per side.
-    The other latents keep their positive side only. Where scaling a latent's encoder and inversely
-    its decoder changes nothing (all but TopK selecting on unscaled activations), the two decoder
-    rows are first scaled to one norm, and the activations of the pair with them.
+    `j` did. Its decoder row is `(d_i - d_j) / 2`, the least-squares fit to both; its encoder column
+    likewise; biases and thresholds stay per side. Other latents keep their positive side only.
+    Where scaling an encoder and inversely its decoder changes nothing (all but TopK on unscaled
+    activations), both decoder rows are first scaled to one norm, and the activations with them.
 
         topk                         becomes bi_topk, exact for exactly opposite pairs
         standard, jumprelu, gated    becomes bi_jumprelu, exact where moreover the encoders have
@@ -91,30 +90,19 @@ def merge(
         ConfigError: if a threshold is out of range, or `sae` is signed already or of an
             architecture without one affine encoder.
     """
-    encoder_threshold = (
-        cosine_threshold if encoder_cosine_threshold is None else encoder_cosine_threshold
-    )
-    for name, value in (
-        ("cosine_threshold", cosine_threshold),
-        ("encoder_cosine_threshold", encoder_threshold),
-    ):
-        if not 0 < value <= 1:
-            raise ConfigError(
-                f"{name} is {value}; give t in (0, 1], and pairs with cosine <= -t are merged"
-            )
     if target not in (None, "bi_jumprelu", "sign_aware_gated"):
         raise ConfigError(
             f"target is {target!r}; allowed: 'bi_jumprelu', 'sign_aware_gated', or None to choose"
         )
     source = inference_form(sae)
-    if split(source) is not source:
+    if is_signed(source):
         raise ConfigError(
             f"{source.cfg.architecture()!r} is signed already; merge folds a non-negative SAE"
         )
     form = _one_sided(source)
     if form.threshold is None and target is not None:
         raise ConfigError(f"target is {target!r}, but a TopK SAE can only become bi_topk")
-    matched = antipodal_pairs(form.W_enc.T, form.W_dec, encoder_threshold, cosine_threshold)
+    matched = antipodal_pairs(form.W_enc.T, form.W_dec, cosine_threshold, encoder_cosine_threshold)
     sides = _fold(form, matched.pairs)
     merged = (
         _to_bi_topk(source, sides) if form.threshold is None else _to_jump(source, sides, target)

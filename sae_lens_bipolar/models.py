@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedTransformer
-from transformer_lens.loading_from_pretrained import get_official_model_name, make_model_alias_map
+from transformer_lens.loading_from_pretrained import make_model_alias_map
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_bipolar.conversion import to_hooked_transformer
@@ -105,6 +105,9 @@ def _load(
     try:
         config = AutoConfig.from_pretrained(path, **hub)
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+        if hub.get("revision") and tokenizer.bos_token is not None:
+            # Otherwise the host would load it again with this option, and not at this revision.
+            tokenizer = AutoTokenizer.from_pretrained(path, add_bos_token=True, **hub)
         hf_model = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -199,17 +202,16 @@ def check_hook(model: HookedTransformer, hook_name: str) -> int:
         hint = did_you_mean(hook_name, model.hook_dict)
         raise ModelError(f"hook_name={hook_name!r}: {model.cfg.model_name} has no such hook{hint}")
     length = 3
-    try:
-        _, cache = model.run_with_cache(
-            torch.zeros(1, length, dtype=torch.long, device=model.cfg.device),
-            names_filter=[hook_name],
-            stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
-            prepend_bos=False,
-        )
-    except AssertionError as error:
-        raise ModelError(f"hook_name={hook_name!r}: {error}") from error
+    _, cache = model.run_with_cache(
+        torch.zeros(1, length, dtype=torch.long, device=model.cfg.device),
+        names_filter=[hook_name],
+        stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
+        prepend_bos=False,
+    )
     if hook_name not in cache:
-        raise ModelError(f"hook_name={hook_name!r}: this model never reaches that hook")
+        raise ModelError(
+            f"hook_name={hook_name!r} is switched off in {model.cfg.model_name}, or never reached"
+        )
     shape = tuple(cache[hook_name].shape)
     square = hook_name.endswith(("hook_pattern", "hook_attn_scores"))
     if square or len(shape) < 3 or shape[:2] != (1, length):

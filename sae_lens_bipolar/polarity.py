@@ -16,7 +16,7 @@ from sae_lens.saes.abstopk_sae import AbsTopKSAE
 from sae_lens.saes.gated_sae import GatedSAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitSAE
-from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE
+from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.standard_sae import StandardSAE
 from sae_lens.saes.temporal_sae import TemporalSAE
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
@@ -47,7 +47,8 @@ def split(sae: SAE[Any]) -> SAE[Any]:
 
     Latents and reconstructions agree up to float rounding, which near a threshold, or between two
     latents that compete for the last place of a top-k, can decide which one fires. Where bi_topk
-    keeps both sides of a latent, the split shows both, and `z_i` is their difference.
+    keeps both sides of a latent, the split shows both, and `z_i` is their difference. A bi_jumprelu
+    threshold below 0 counts as 0: JumpReLU has a relu.
 
     Configuration, dtype, device and metadata are the source's; the metadata gain
     `polarity_split_of` (the source's architecture) and `polarity_split_d_sae` (its width). A
@@ -65,6 +66,12 @@ def split(sae: SAE[Any]) -> SAE[Any]:
             step), or the architecture is unknown.
     """
     return _twin(inference_form(sae))
+
+
+def is_signed(sae: SAE[Any]) -> bool:
+    """Whether latents of `sae` may be below 0: True unless `split` knows that they are not."""
+    sae_class = _inference_class(sae.cfg) if isinstance(sae, TrainingSAE) else type(sae)
+    return _twin.dispatch(sae_class) is not _own_twin
 
 
 def split_latents(latents: torch.Tensor) -> torch.Tensor:
@@ -96,16 +103,21 @@ def inference_form(sae: SAE[Any]) -> SAE[Any]:
     """
     if not isinstance(sae, TrainingSAE):
         return sae
+    sae_class = _inference_class(sae.cfg)
     state = {name: tensor.detach().clone() for name, tensor in sae.state_dict().items()}
     sae.process_state_dict_for_saving_inference(state)
-    values = copy.deepcopy(sae.cfg.get_inference_sae_cfg_dict())
-    if values["architecture"] not in SAE_CLASS_REGISTRY:
+    cfg = SAEConfig.from_dict(copy.deepcopy(sae.cfg.get_inference_sae_cfg_dict()))
+    return build(sae_class, cfg, state)
+
+
+def _inference_class(cfg: TrainingSAEConfig) -> type[SAE[Any]]:
+    architecture = cfg.get_inference_config_class().architecture()
+    if architecture not in SAE_CLASS_REGISTRY:
         raise ConfigError(
-            f"SAELens's registry holds no inference class {values['architecture']!r}; "
+            f"SAELens's registry holds no inference class {architecture!r}; "
             "call sae_lens_bipolar.register() first"
         )
-    sae_class = SAE_CLASS_REGISTRY[values["architecture"]][0]
-    return build(sae_class, SAEConfig.from_dict(values), state)
+    return SAE_CLASS_REGISTRY[architecture][0]
 
 
 def build(sae_class: type[Any], cfg: SAEConfig, state: dict[str, torch.Tensor]) -> SAE[Any]:

@@ -129,8 +129,8 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         # SAELens saves on an interrupt wherever it is, also between the SAEs of one step; the last
         # sealed checkpoint is the one to continue from.
         done = trainer.n_training_samples
-        # SAELens 6.54 counts the step after saving it (multi_sae_trainer.py:198), and lists the
-        # checkpoints already passed again (multi_sae_trainer.py:116).
+        # sae-lens 6.54.12 counts a step after saving it (training/multi_sae_trainer.py:137-141), and
+        # plans the checkpoints already passed again (training/multi_sae_trainer.py:100-109).
         steps = done // self.cfg.train_batch_size_tokens
         trainer.n_training_steps = steps
         for single in trainer.trainers.values():
@@ -139,8 +139,8 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         self.batches = RestartableBatches(self.activations_store, self.cfg.seed)
         trainer.data_provider = self.batches
         for name, single in trainer.trainers.items():
-            self._time_steps(name, single)
-        trainer._update_pbar = partial(self._log_step, trainer)  # type: ignore[method-assign]
+            self._watch(name, single)
+        trainer._update_pbar = partial(_show, trainer)  # type: ignore[method-assign]
         saes = trainer.fit()
         with atomic_path(self.run_dir / CHECKPOINTS) as scratch:
             self.cfg.output_path = str(scratch)
@@ -156,49 +156,51 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             remove_checkpoints(self.run_dir / PROGRESS, keep=checkpoint_path)
         self.batches.restart()
 
-    def _time_steps(self, name: str, trainer: SAETrainer[Any, Any]) -> None:
+    def _watch(self, name: str, trainer: SAETrainer[Any, Any]) -> None:
+        """Time every step of one SAE's trainer, and log as `log_every` says.
+
+        A step is logged before SAELens may save it, so that no checkpoint is ahead of the log.
+        """
         step = trainer.step
 
-        def timed(batch: torch.Tensor) -> TrainStepOutput:
+        def watched(batch: torch.Tensor) -> TrainStepOutput:
             start = time.perf_counter()
             output = step(batch)
             self.seconds[name] += time.perf_counter() - start
+            done = trainer.n_training_samples >= self.cfg.training_tokens
+            if done or (trainer.n_training_steps + 1) % self.log_every == 0:
+                self._log_step(name, trainer, output)
             return output
 
-        trainer.step = timed  # type: ignore[method-assign]
+        trainer.step = watched  # type: ignore[method-assign]
 
     @torch.no_grad()
-    def _log_step(
-        self, trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: Any
-    ) -> None:
-        pbar.n = trainer.n_training_samples
-        last = trainer.n_training_samples >= self.cfg.training_tokens
-        if trainer.n_training_steps % self.log_every and not last:
-            pbar.refresh()
-            return
-        rows = []
-        for name, output in outputs.items():
-            single = trainer.trainers[name]
-            rows.append(
-                {
-                    "step": trainer.n_training_steps,
-                    "n_tokens": trainer.n_training_samples,
-                    "sae": name,
-                    "loss": output.loss.item(),
-                    "mse_loss": output.losses["mse_loss"].item(),
-                    "nmse": nmse(output.sae_in, output.sae_out).mean().item(),
-                    "l0": output.feature_acts.bool().float().sum(-1).mean().item(),
-                    "dead": int(single.dead_neurons.sum()),
-                    "lr": single.optimizer.param_groups[0]["lr"],
-                    "seconds": round(self.seconds[name], 3),
-                    **{f"losses/{k}": float(v) for k, v in output.losses.items()},
-                    **{f"coefficients/{k}": v for k, v in single.get_coefficients().items()},
-                    **{f"metrics/{k}": float(v) for k, v in output.metrics.items()},  # type: ignore[arg-type]
-                }
-            )
-        append_metrics(self.run_dir / METRICS_FILE, rows)
-        pbar.set_description("training " + ", ".join(outputs))
-        pbar.set_postfix_str(", ".join(f"{row['sae']} nMSE {row['nmse']:.3f}" for row in rows))
+    def _log_step(self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput) -> None:
+        row = {
+            "step": trainer.n_training_steps + 1,
+            "n_tokens": trainer.n_training_samples,
+            "sae": name,
+            "loss": output.loss.item(),
+            "mse_loss": output.losses["mse_loss"].item(),
+            "nmse": nmse(output.sae_in, output.sae_out).mean().item(),
+            "l0": output.feature_acts.bool().float().sum(-1).mean().item(),
+            "dead": int(trainer.dead_neurons.sum()),
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "seconds": round(self.seconds[name], 3),
+        }
+        row |= {f"losses/{key}": float(value) for key, value in output.losses.items()}
+        row |= {f"coefficients/{key}": value for key, value in trainer.get_coefficients().items()}
+        row |= {f"metrics/{key}": float(value) for key, value in output.metrics.items()}  # type: ignore[arg-type]
+        append_metrics(self.run_dir / METRICS_FILE, [row])
+
+
+@torch.no_grad()
+def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: Any) -> None:
+    """Move the progress bar; SAELens moves its own every hundredth step."""
+    errors = (f"{name} {nmse(o.sae_in, o.sae_out).mean():.3f}" for name, o in outputs.items())
+    pbar.n = trainer.n_training_samples
+    pbar.set_description("training SAEs")
+    pbar.set_postfix_str("nMSE " + ", ".join(errors))
 
 
 def require_rows(cfg: MultiSAETrainingRunnerConfig, n_rows: int) -> None:

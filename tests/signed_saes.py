@@ -1,11 +1,9 @@
 """Small signed SAEs with random weights, for the tests of the polarity split and its inverse."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 from sae_lens.saes.sae import SAE
 
@@ -54,7 +52,7 @@ def signed_sae(name: str, seed: int = 0, **cfg: Any) -> SAE[Any]:
 
 
 def randomise(sae: SAE[Any], seed: int = 0) -> SAE[Any]:
-    """Draw every parameter: thresholds above 0, decoder rows of different norms, biases of both signs."""
+    """Draw every parameter: thresholds above 0, decoder norms that differ, biases of both signs."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sae.named_parameters():
         drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -64,20 +62,3 @@ def randomise(sae: SAE[Any], seed: int = 0) -> SAE[Any]:
             drawn = drawn / 2
         parameter.data.copy_(drawn)
     return sae
-
-
-@contextmanager
-def registered(*architectures: tuple[str, Any, Any, Any, Any]) -> Iterator[None]:
-    """(name, training class, its config, inference class, its config) in SAELens's registry."""
-    added = []
-    for name, training, training_cfg, inference, inference_cfg in architectures:
-        for table, entry in (
-            (SAE_TRAINING_CLASS_REGISTRY, (training, training_cfg)),
-            (SAE_CLASS_REGISTRY, (inference, inference_cfg)),
-        ):
-            if entry[0] is not None and name not in table:
-                table[name] = entry
-                added.append((table, name))
-    yield
-    for table, name in added:
-        del table[name]

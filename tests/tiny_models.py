@@ -1,14 +1,15 @@
 """Tiny random language models and a small text data set, saved as ordinary local directories.
 
 One directory an architecture, as `save_pretrained` writes it: config.json, model.safetensors and a
-real byte-level BPE tokenizer with bos, eos and pad tokens. Every parameter is random (also norms and
-biases, which start at constants), large enough for attention, soft caps and windows to matter.
+real byte-level BPE tokenizer with bos, eos and pad tokens. Every parameter is random (also norms
+and biases, which start at constants), large enough for attention, soft caps and windows to matter.
 """
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -29,17 +30,19 @@ CONTEXT = 128
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
-_SUBJECTS = "the river|a small engine|our teacher|the old library|every sparrow|the night train".split("|")
-_VERBS = "carries|remembers|does not like|has never seen|returns|slowly opens".split("|")
-_OBJECTS = "the letters|warm bread|seven green lamps|its own shadow|a song of winter".split("|")
-_PLACES = "at dawn|near the harbour|before the war|in the north|after the long rain".split("|")
+_PARTS = (
+    ("the river", "a small engine", "our teacher", "the old library", "every sparrow"),
+    ("carries", "remembers", "does not like", "has never seen", "returns", "slowly opens"),
+    ("the letters", "warm bread", "seven green lamps", "its own shadow", "a song of winter"),
+    ("at dawn", "near the harbour", "before the war", "in the north", "after the long rain"),
+)
 
 
 def sentences(seed: int) -> Iterator[str]:
     """Endless grammatical nonsense, the same for the same seed."""
     draw = random.Random(seed)
     while True:
-        words = (draw.choice(part) for part in (_SUBJECTS, _VERBS, _OBJECTS, _PLACES))
+        words = (draw.choice(part) for part in _PARTS)
         yield " ".join(words).capitalize() + "."
 
 
@@ -71,7 +74,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _llama_like(**more: object) -> dict[str, object]:
+def _llama_like(**more: Any) -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -85,34 +88,43 @@ def _llama_like(**more: object) -> dict[str, object]:
     }
 
 
-_CONFIGS: dict[str, Callable[[], Config]] = {
-    "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4, **SPECIAL
+_CONFIGS: dict[str, tuple[type[Config], dict[str, Any]]] = {
+    "gpt2": (
+        GPT2Config,
+        {"vocab_size": VOCABULARY, "n_positions": CONTEXT, "n_embd": 32, "n_layer": 2, "n_head": 4}
+        | SPECIAL,
     ),
-    "gpt_neox": lambda: GPTNeoXConfig(
-        **{k: v for k, v in _llama_like().items() if k != "num_key_value_heads"}
+    "gpt_neox": (
+        GPTNeoXConfig,
+        {key: value for key, value in _llama_like().items() if key != "num_key_value_heads"},
     ),
-    "gemma2": lambda: Gemma2Config(
-        **_llama_like(head_dim=16, query_pre_attn_scalar=24, sliding_window=8),
-        attn_logit_softcapping=5.0,
-        final_logit_softcapping=3.0,
+    "gemma2": (
+        Gemma2Config,
+        _llama_like(
+            head_dim=16,
+            query_pre_attn_scalar=24,
+            sliding_window=8,
+            attn_logit_softcapping=5.0,
+            final_logit_softcapping=3.0,
+        ),
     ),
-    "qwen3": lambda: Qwen3Config(**_llama_like(head_dim=16)),
-    "llama": lambda: LlamaConfig(**_llama_like()),
-    "smollm3": lambda: SmolLM3Config(
-        **_llama_like(num_hidden_layers=4, no_rope_layer_interval=2, tie_word_embeddings=True)
+    "qwen3": (Qwen3Config, _llama_like(head_dim=16)),
+    "llama": (LlamaConfig, _llama_like()),
+    "smollm3": (
+        SmolLM3Config,
+        _llama_like(num_hidden_layers=4, no_rope_layer_interval=2, tie_word_embeddings=True),
     ),
 }
 TINY_ARCHITECTURES = list(_CONFIGS)
 
 
-def tiny_config(architecture: str, **changes: object) -> Config:
+def tiny_config(architecture: str, **changes: Any) -> Config:
     """The Transformers config of a tiny model, with `changes` to its fields."""
-    made = _CONFIGS[architecture]()
-    return type(made)(**{**made.to_diff_dict(), **changes}) if changes else made
+    kind, fields = _CONFIGS[architecture]
+    return kind(**fields | changes)
 
 
-def save_tiny_model(directory: Path, architecture: str, **changes: object) -> Path:
+def save_tiny_model(directory: Path, architecture: str, **changes: Any) -> Path:
     """Save a random model and its tokenizer under `directory`; `changes` alter config fields."""
     generator = torch.Generator().manual_seed(7)
     model = AutoModelForCausalLM.from_config(tiny_config(architecture, **changes))

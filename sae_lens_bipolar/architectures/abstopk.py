@@ -1,7 +1,16 @@
-"""Placeholder until the fused implementation lands: SAELens's own training class."""
+"""SAELens's AbsTopK, trained on the active latents only."""
 
-from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAE as StockAbsTopKTrainingSAE
+from sae_lens.saes import abstopk_sae
+
+from sae_lens_bipolar.architectures.sparse_step import SparseStep
 
 
-class AbsTopKTrainingSAE(StockAbsTopKTrainingSAE):
-    """SAELens's AbsTopK training SAE."""
+class AbsTopKTrainingSAE(SparseStep, abstopk_sae.AbsTopKTrainingSAE):
+    """Drop-in for `sae_lens.AbsTopKTrainingSAE`: the k latents of largest magnitude, signed.
+
+    Same configuration, loss, gradients, firing statistics and saved files; see `SparseStep` for
+    the step and for when it is SAELens's own. Source: arXiv 2510.00404, eq. 11.
+    """
+
+    ranking = "magnitude"
+    keeps_negative = True

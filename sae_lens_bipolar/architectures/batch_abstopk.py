@@ -142,7 +142,7 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
         super().__post_init__()
         widths = self.matryoshka_widths
         rising = all(a < b for a, b in zip([0, *widths], [*widths, self.d_sae + 1], strict=True))
-        if not widths or not rising:
+        if not widths or not rising or not all(isinstance(width, int) for width in widths):
             raise ConfigError(
                 f"matryoshka_widths={widths!r} is not allowed: it must be a rising list of widths "
                 f"from 1 to d_sae ({self.d_sae}), and not empty."

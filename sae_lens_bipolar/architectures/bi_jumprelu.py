@@ -39,7 +39,7 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.checks import require_choice, require_finite, require_number
-from sae_lens_bipolar.architectures.precision import keep_float32
+from sae_lens_bipolar.architectures.precision import kept_in_float32
 
 
 @dataclass
@@ -165,9 +165,9 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
 
     @override
     def _apply(self, *args: Any, **kwargs: Any) -> "BiJumpReLUTrainingSAE":
-        out = super()._apply(*args, **kwargs)
-        keep_float32(self, "threshold_positive", "threshold_negative")
-        return out
+        with kept_in_float32(self, "threshold_positive", "threshold_negative"):
+            super()._apply(*args, **kwargs)
+        return self
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

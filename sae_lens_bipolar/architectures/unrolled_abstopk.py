@@ -33,7 +33,7 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.checks import require_finite, require_k, require_number
-from sae_lens_bipolar.architectures.precision import keep_float32
+from sae_lens_bipolar.architectures.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError
 
 
@@ -70,13 +70,18 @@ class _Unrolled(SAE[Any]):
     """What the inference and the training class share: step sizes and encoder."""
 
     b_enc: nn.Parameter
-    log_step_size: nn.Parameter  # [n_steps - 1]; absent with one step
+    log_step_size: nn.Parameter  # [n_steps - 1], float32; absent with one step
 
-    def _add_step_sizes(self, initial_log_step_size: float, dtype: torch.dtype) -> None:
+    def _add_step_sizes(self, initial: float) -> None:
         if self.cfg.n_steps > 1:
-            steps = (self.cfg.n_steps - 1,)
-            initial = torch.full(steps, initial_log_step_size, dtype=dtype, device=self.device)
-            self.log_step_size = nn.Parameter(initial)
+            steps = torch.full((self.cfg.n_steps - 1,), math.log(initial), device=self.device)
+            self.log_step_size = nn.Parameter(steps)
+
+    @override
+    def _apply(self, *args: Any, **kwargs: Any) -> "_Unrolled":
+        with kept_in_float32(self, "log_step_size"):
+            super()._apply(*args, **kwargs)
+        return self
 
     def pre_activations(self, x: torch.Tensor) -> torch.Tensor:
         """`v_T`, `[..., d_sae]` from `[..., d_in]`, before any rescaling; the hook sees it."""
@@ -106,7 +111,7 @@ class UnrolledAbsTopKSAE(_Unrolled, AbsTopKSAE):
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
-        self._add_step_sizes(0.0, self.dtype)
+        self._add_step_sizes(1.0)
 
     @override
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -159,13 +164,7 @@ class UnrolledAbsTopKTrainingSAE(_Unrolled, AbsTopKTrainingSAE):
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
-        self._add_step_sizes(math.log(self.cfg.initial_step_size), torch.float32)
-
-    @override
-    def _apply(self, *args: Any, **kwargs: Any) -> "UnrolledAbsTopKTrainingSAE":
-        out = super()._apply(*args, **kwargs)
-        keep_float32(self, "log_step_size")
-        return out
+        self._add_step_sizes(self.cfg.initial_step_size)
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,8 +58,8 @@ def context_html(context: Mapping[str, Any], scale: tuple[float, float]) -> Mark
         largest = scale[value < 0]
         strength = abs(value) / largest if largest else 0.0
         classes = ("n" if value < 0 else "p") + (" peak" if i == peak else "")
-        span = '<span class="{}" style="--a:{}" title="{}">{}</span>'
-        parts.append(Markup(span).format(classes, f"{strength:.2f}", signed(value), body))
+        span = f'<span class="{classes}" style="--a:{strength:.2f}" title="{signed(value)}">'
+        parts.append(Markup(f"{span}{escape(body)}</span>"))  # all but the body is our own
     return Markup("").join([*parts, Markup(" …") if stop < len(tokens) else Markup("")])
 
 

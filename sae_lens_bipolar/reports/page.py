@@ -3,6 +3,7 @@
 import importlib.metadata
 import shlex
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jinja2
 import yaml
 
 from sae_lens_bipolar.files import atomic_path
-from sae_lens_bipolar.reports import excerpts, figures, tables
+from sae_lens_bipolar.reports import drawing, excerpts, figures, tables
 from sae_lens_bipolar.reports.rundir import Run, find_setting, read_run
 
 WANTED = 10  # two-sided latents shown an SAE, at the least
@@ -26,7 +27,7 @@ def render(run_dir: str | Path) -> Path:
     Raises DataError for a directory without results or a malformed file (naming file and key), and
     ImportError when matplotlib is not installed.
     """
-    figures.require_matplotlib()
+    drawing.require_matplotlib()
     run = read_run(run_dir)
     plots = [plot for draw in figures.DRAWINGS if (plot := draw(run)) is not None]
     html = page_html(run, plots)
@@ -46,6 +47,31 @@ def render(run_dir: str | Path) -> Path:
 
 def page_html(run: Run, plots: Sequence[figures.Plot]) -> str:
     """The page as text; the figures are referred to as `figures/<name>.png`."""
+    html = (
+        _templates()
+        .get_template("index.html.j2")
+        .render(
+            run=run,
+            facts=_facts(run),
+            findings=_findings(run.summary),
+            headline=_table(run.summary, tables.headline(run.summary)),
+            with_sinks=_table([r for r in run.summary if r.get("with_sinks")], tables.WITH_SINKS),
+            plots={plot.name: plot for plot in plots},
+            error_name=_error_name(plots),
+            targets=[f"{target:g}" for target in figures.l0_target(run)],
+            saes=[_sae(run, name) for name in run.sae_names()],
+            census_tokens=list(dict.fromkeys(census["n_tokens"] for census in run.census.values())),
+            wanted=WANTED,
+            shown_contexts=CONTEXTS,
+            config_text=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+            version=_version(),
+        )
+    )
+    return html.strip() + "\n"
+
+
+@lru_cache
+def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -64,23 +90,7 @@ def page_html(run: Run, plots: Sequence[figures.Plot]) -> str:
         histogram=excerpts.histogram_svg,
         context=excerpts.context_html,
     )
-    html = environment.get_template("index.html.j2").render(
-        run=run,
-        facts=_facts(run),
-        findings=_findings(run.summary),
-        headline=_table(run.summary, tables.headline(run.summary)),
-        with_sinks=_table([r for r in run.summary if r.get("with_sinks")], tables.WITH_SINKS),
-        plots={plot.name: plot for plot in plots},
-        error_name=_error_name(plots),
-        targets=[f"{target:g}" for target in figures.l0_target(run)],
-        saes=[_sae(run, name) for name in run.sae_names()],
-        census_tokens=list(dict.fromkeys(census["n_tokens"] for census in run.census.values())),
-        wanted=WANTED,
-        shown_contexts=CONTEXTS,
-        config_text=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
-        version=_version(),
-    )
-    return html.strip() + "\n"
+    return environment
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Read a run directory and check it: the only place where reports touch a run's files."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,17 @@ from typing import Any
 import yaml
 
 from sae_lens_bipolar.errors import DataError
+from sae_lens_bipolar.reports.fields import (
+    a_list,
+    an_object,
+    check_field,
+    check_number,
+    check_string,
+    kind_of,
+    load_json,
+    read_file,
+    required,
+)
 
 SUMMARY_NUMBERS = (
     "d_in",
@@ -34,7 +44,6 @@ CENSUS_LISTS = (
     "positive_max",
     "negative_max",
 )
-_REQUIRED = object()
 
 
 @dataclass(frozen=True)
@@ -105,20 +114,20 @@ def _read_config(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not YAML: {error}") from error
     if not isinstance(config, dict):
-        raise DataError(f"{file}: expected a mapping, found {_kind(config)}")
+        raise DataError(f"{file}: expected a mapping, found {kind_of(config)}")
     return config
 
 
 def _read_environment(file: Path) -> dict[str, Any]:
-    environment = _mapping(_load(file), str(file))
+    environment = an_object(load_json(file), str(file))
     packages = environment.setdefault("packages", {})
-    _mapping(packages, f"{file}: packages")
+    an_object(packages, f"{file}: packages")
     return environment
 
 
 def _read_metrics(file: Path, notes: list[str]) -> list[dict[str, Any]]:
     lines: dict[tuple[str, int], dict[str, Any]] = {}
-    text = _text(file)
+    text = read_file(file)
     rows = text.split("\n")
     for number, row in enumerate(rows, start=1):
         where = f"{file}, line {number}"
@@ -133,13 +142,13 @@ def _read_metrics(file: Path, notes: list[str]) -> list[dict[str, Any]]:
                 )
                 continue
             raise DataError(f"{where}: not JSON: {error}") from error
-        _mapping(line, where)
-        _string(line, "sae", where)
+        an_object(line, where)
+        check_string(line, "sae", where)
         for key in ("step", "n_tokens"):
-            _check_number(_get(line, key, where), f"{where}: {key!r}")
-        _number(line, "l0", where)
+            check_number(required(line, key, where), f"{where}: {key!r}")
+        check_field(line, "l0", where)
         for key in ("loss", "nmse", "mse_loss"):
-            _number(line, key, where, default=None)
+            check_field(line, key, where, optional=True)
         lines[line["sae"], line["step"]] = (
             line  # a resumed run logs some steps again: keep the last
         )
@@ -149,24 +158,24 @@ def _read_metrics(file: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_summary(file: Path) -> list[dict[str, Any]]:
-    rows = _list(_load(file), str(file))
+    rows = a_list(load_json(file), str(file))
     if not rows:
         raise DataError(f"{file}: holds no SAE; expected one object an SAE")
     for i, row in enumerate(rows):
         where = f"{file}[{i}]"
-        _mapping(row, where)
+        an_object(row, where)
         row.setdefault("name", row.get("architecture"))
-        _string(row, "name", where)
-        _string(row, "architecture", where)
+        check_string(row, "name", where)
+        check_string(row, "architecture", where)
         for key in SUMMARY_NUMBERS:
-            _number(row, key, where, nullable=True)
+            check_field(row, key, where, nullable=True)
         sinks = row.get("with_sinks")
         if sinks is not None:
-            _mapping(sinks, f"{where}.with_sinks")
+            an_object(sinks, f"{where}.with_sinks")
             for key in SINK_NUMBERS:
-                _number(sinks, key, f"{where}.with_sinks", nullable=True)
+                check_field(sinks, key, f"{where}.with_sinks", nullable=True)
         for key in ("n_sink_tokens", "train_seconds"):
-            _number(row, key, where, default=None)
+            check_field(row, key, where, optional=True)
     names = [row["name"] for row in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{file}: name {twice[0]!r} stands for more than one SAE")
@@ -175,54 +184,57 @@ def _read_summary(file: Path) -> list[dict[str, Any]]:
 
 def _read_census(file: Path) -> dict[str, Any]:
     where = str(file)
-    census = _mapping(_load(file), where)
-    _number(census, "n_tokens", where)
-    d_sae = len(_list(_get(census, "positive_rate", where), f"{where}: positive_rate"))
+    census = an_object(load_json(file), where)
+    check_field(census, "n_tokens", where)
+    d_sae = len(a_list(required(census, "positive_rate", where), f"{where}: positive_rate"))
     for key in CENSUS_LISTS:
         # Only the two rates are drawn, so only they must be there.
         if key not in census and not key.endswith("_rate"):
             continue
-        values = _list(_get(census, key, where), f"{where}: {key}")
+        values = a_list(required(census, key, where), f"{where}: {key}")
         if len(values) != d_sae:
             raise DataError(f"{where}: {key} has {len(values)} values, positive_rate has {d_sae}")
         for i, value in enumerate(values):
-            _check_number(value, f"{where}: {key}[{i}]")
+            check_number(value, f"{where}: {key}[{i}]")
             if key.endswith("_rate") and not 0 <= value <= 1:
                 raise DataError(f"{where}: {key}[{i}] is {value!r}; a rate lies in [0, 1]")
     return census
 
 
 def _read_latents(file: Path) -> list[dict[str, Any]]:
-    latents = _list(
-        _get(_mapping(_load(file), str(file)), "latents", str(file)), f"{file}: latents"
+    latents = a_list(
+        required(an_object(load_json(file), str(file)), "latents", str(file)), f"{file}: latents"
     )
     for i, latent in enumerate(latents):
         where = f"{file}: latents[{i}]"
-        _mapping(latent, where)
+        an_object(latent, where)
         for key in ("index", "positive_rate", "negative_rate"):
-            _number(latent, key, where)
-        _check_histogram(_mapping(_get(latent, "histogram", where), f"{where}.histogram"), where)
-        contexts = _mapping(_get(latent, "contexts", where), f"{where}.contexts")
+            check_field(latent, key, where)
+        _check_histogram(
+            an_object(required(latent, "histogram", where), f"{where}.histogram"), where
+        )
+        contexts = an_object(required(latent, "contexts", where), f"{where}.contexts")
         for side in ("positive", "negative"):
             side_where = f"{where}.contexts.{side}"
-            for j, context in enumerate(_list(_get(contexts, side, side_where), side_where)):
-                _check_context(_mapping(context, f"{side_where}[{j}]"), f"{side_where}[{j}]")
+            for j, context in enumerate(a_list(required(contexts, side, side_where), side_where)):
+                _check_context(an_object(context, f"{side_where}[{j}]"), f"{side_where}[{j}]")
         for key in ("raises", "lowers"):
-            for j, pair in enumerate(_list(_get(latent, key, where), f"{where}.{key}")):
+            for j, pair in enumerate(a_list(required(latent, key, where), f"{where}.{key}")):
                 if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
                     raise DataError(f"{where}.{key}[{j}] is {pair!r}; expected [token, number]")
-                _check_number(pair[1], f"{where}.{key}[{j}][1]")
+                check_number(pair[1], f"{where}.{key}[{j}][1]")
     return latents
 
 
 def _check_histogram(histogram: dict[str, Any], where: str) -> None:
     where = f"{where}.histogram"
     lists = {
-        key: _list(_get(histogram, key, where), f"{where}.{key}") for key in ("edges", "counts")
+        key: a_list(required(histogram, key, where), f"{where}.{key}")
+        for key in ("edges", "counts")
     }
     for key, values in lists.items():
         for i, value in enumerate(values):
-            _check_number(value, f"{where}.{key}[{i}]")
+            check_number(value, f"{where}.{key}[{i}]")
     edges, counts = lists["edges"], lists["counts"]
     if len(edges) != len(counts) + 1 or not counts:
         raise DataError(
@@ -236,8 +248,8 @@ def _check_histogram(histogram: dict[str, Any], where: str) -> None:
 
 
 def _check_context(context: dict[str, Any], where: str) -> None:
-    tokens = _list(_get(context, "tokens", where), f"{where}.tokens")
-    activations = _list(_get(context, "activations", where), f"{where}.activations")
+    tokens = a_list(required(context, "tokens", where), f"{where}.tokens")
+    activations = a_list(required(context, "activations", where), f"{where}.activations")
     if len(tokens) != len(activations) or not tokens:
         raise DataError(
             f"{where}: {len(tokens)} tokens and {len(activations)} activations; "
@@ -245,9 +257,9 @@ def _check_context(context: dict[str, Any], where: str) -> None:
         )
     for i, (token, activation) in enumerate(zip(tokens, activations, strict=True)):
         if not isinstance(token, str):
-            raise DataError(f"{where}.tokens[{i}] is {_kind(token)}; expected a string")
-        _check_number(activation, f"{where}.activations[{i}]")
-    peak = _get(context, "peak", where)
+            raise DataError(f"{where}.tokens[{i}] is {kind_of(token)}; expected a string")
+        check_number(activation, f"{where}.activations[{i}]")
+    peak = required(context, "peak", where)
     if not isinstance(peak, int) or not 0 <= peak < len(tokens):
         raise DataError(f"{where}.peak is {peak!r}; expected a position in 0..{len(tokens) - 1}")
 
@@ -273,72 +285,3 @@ def _children(node: Any) -> list[Any]:
     if isinstance(node, dict):
         return list(node.values())
     return node if isinstance(node, list) else []
-
-
-def _text(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text: {error}") from error
-    if not text.strip():
-        raise DataError(f"{file}: is empty")
-    return text
-
-
-def _load(file: Path) -> Any:
-    try:
-        return json.loads(_text(file))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}: not JSON: {error}") from error
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}.get(
-        type(value), "null" if value is None else "a number"
-    )
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected an object, found {_kind(value)}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: expected a list, found {_kind(value)}")
-    return value
-
-
-def _get(mapping: dict[str, Any], key: str, where: str) -> Any:
-    if key not in mapping:
-        raise DataError(f"{where}: key {key!r} is missing")
-    return mapping[key]
-
-
-def _string(mapping: dict[str, Any], key: str, where: str) -> None:
-    value = _get(mapping, key, where)
-    if not isinstance(value, str) or not value:
-        raise DataError(f"{where}: {key!r} is {value!r}; expected a name")
-
-
-def _number(
-    mapping: dict[str, Any],
-    key: str,
-    where: str,
-    default: Any = _REQUIRED,
-    nullable: bool = False,
-) -> None:
-    if key not in mapping and default is not _REQUIRED:
-        return
-    value = _get(mapping, key, where)
-    if value is None and (nullable or default is None):
-        return
-    _check_number(value, f"{where}: {key!r}", finite=False)
-
-
-def _check_number(value: Any, where: str, finite: bool = True) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"{where} is {_kind(value)}; expected a number")
-    if finite and not math.isfinite(value):
-        raise DataError(f"{where} is {value}; expected a finite number")

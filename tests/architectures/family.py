@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from sae_lens.saes.sae import (
 from sae_lens.training.sae_trainer import SAETrainer
 
 D_IN, D_SAE, BATCH = 8, 24, 32
+# Those that SAELens's trainer folds into the weights when training ends.
+FOLDED_NORMALISATIONS = ["none", "expected_average_only_in", "covariance_whitening"]
 
 
 def inputs(batch: int = BATCH, seed: int = 7, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -162,40 +165,49 @@ def assert_decoder_norms_fold(sae: SAE[Any]) -> None:
     assert torch.equal(folded.encode(x) != 0, sae.encode(x) != 0)
 
 
-def train(sae: TrainingSAE[Any], steps: int = 40, window: int = 5, **options: Any) -> SAETrainer:
-    """SAELens's own trainer on sparse combinations of signed directions; latents die early."""
+def train(sae: TrainingSAE[Any], steps: int) -> SAETrainer[Any, Any]:
+    """SAELens's own trainer on sparse combinations of signed axes; latents may die early."""
     generator = torch.Generator().manual_seed(1)
     axes = torch.randn(D_IN, D_IN, generator=generator)
 
-    def batches() -> Any:
+    def batches() -> Iterator[torch.Tensor]:
         while True:
             keep = torch.rand(64, D_IN, generator=generator) < 0.3
             yield (torch.randn(64, D_IN, generator=generator) * keep) @ axes
 
     cfg = SAETrainerConfig(
-        **{
-            "n_checkpoints": 0,
-            "checkpoint_path": None,
-            "save_final_checkpoint": False,
-            "total_training_samples": 64 * steps,
-            "device": "cpu",
-            "autocast": False,
-            "lr": 3e-3,
-            "lr_end": 3e-4,
-            "lr_scheduler_name": "constant",
-            "lr_warm_up_steps": 0,
-            "adam_beta1": 0.9,
-            "adam_beta2": 0.999,
-            "lr_decay_steps": 0,
-            "n_restart_cycles": 1,
-            "train_batch_size_samples": 64,
-            "dead_feature_window": window,
-            "feature_sampling_window": 10,
-            "n_batches_for_norm_estimate": 4,
-            "logger": LoggingConfig(log_to_wandb=False),
-            **options,
-        }
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=64 * steps,
+        device="cpu",
+        autocast=False,
+        lr=3e-3,
+        lr_end=3e-4,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        train_batch_size_samples=64,
+        dead_feature_window=5,
+        feature_sampling_window=10,
+        n_batches_for_norm_estimate=4,
+        logger=LoggingConfig(log_to_wandb=False),
     )
     trainer = SAETrainer(cfg=cfg, sae=sae, data_provider=batches())
     trainer.fit()
     return trainer
+
+
+def assert_reconstructs(sae: SAE[Any], trainer: SAETrainer[Any, Any], share: float) -> torch.Tensor:
+    """Error of fresh raw activations below `share` of their variance; returns signed latents."""
+    x = next(trainer.data_provider)
+    z = sae.encode(x)
+    assert sae.cfg.normalize_activations == "none"
+    error, variance = (sae(x) - x).pow(2).sum(), (x - x.mean(0)).pow(2).sum()
+    assert error < share * variance
+    assert (z > 0).any()
+    assert (z < 0).any()
+    return z

@@ -159,15 +159,19 @@ def _latent(index: int, census: dict[str, Any], chance: random.Random) -> dict[s
         "negative_rate": negative,
         "histogram": {"edges": edges, "counts": counts},
         "contexts": {
-            "positive": [_context(1, high, chance) for _ in range(7)] if positive else [],
-            "negative": [_context(-1, -low, chance) for _ in range(7)] if negative else [],
+            "positive": [_context(1, high, bool(negative), chance) for _ in range(7)]
+            if positive
+            else [],
+            "negative": [_context(-1, -low, bool(positive), chance) for _ in range(7)]
+            if negative
+            else [],
         },
         "raises": [[w, chance.uniform(0.3, 1.4)] for w in chance.sample(words, 8)],
         "lowers": [[w, -chance.uniform(0.3, 1.4)] for w in chance.sample(words, 8)],
     }
 
 
-def _context(sign: int, top: float, chance: random.Random) -> dict[str, Any]:
+def _context(sign: int, top: float, both: bool, chance: random.Random) -> dict[str, Any]:
     words = TEXT.split(" ")
     tokens = words[:1] + [" " + word for word in words[1:]]
     peak = chance.randrange(4, len(tokens))
@@ -175,7 +179,9 @@ def _context(sign: int, top: float, chance: random.Random) -> dict[str, Any]:
     for _ in range(chance.randrange(2, 9)):
         near = min(len(tokens) - 1, max(0, peak + chance.randrange(-12, 12)))
         activations[near] = (
-            chance.choice((sign, sign, sign, -sign)) * top * chance.uniform(0.1, 0.6)
+            chance.choice((sign, sign, sign, -sign if both else sign))
+            * top
+            * chance.uniform(0.1, 0.6)
         )
     activations[peak] = sign * top * chance.uniform(0.7, 1)
     year = chance.randrange(1790, 2020)

@@ -1,0 +1,156 @@
+"""The training step that top-k architectures share: SAELens's own, on sparse latents.
+
+SAELens's `training_forward_pass` calls `encode_with_hidden_pre`, `decode` and
+`calculate_aux_loss`; only these three are replaced, and only within a step that qualifies.
+Everywhere else the SAE is SAELens's.
+"""
+
+from typing import Any
+
+import torch
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from sae_lens.saes.topk_sae import TopKTrainingSAE
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_bipolar import sparse
+from sae_lens_bipolar.architectures.checks import require_finite, require_k
+from sae_lens_bipolar.selection import Ranking, top_k
+from sae_lens_bipolar.sparse import Projection
+from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
+
+
+class SparseStep(TopKTrainingSAE):
+    """Mixin for a `TopKTrainingSAE`: the same step, loss and gradients, on active pairs only.
+
+    With n the decoder's row norms, or 1 without `rescale_acts_by_decoder_norm`:
+
+        u = (x - b_dec) W_enc + b_enc      z_i = n_i u_i for the k largest |n u|, else 0
+        xhat = z (W_dec / n) + b_dec = sum over the k of u_i W_dec_i + b_dec
+
+    n cancels from the reconstruction, and so from its gradient: it decides only what is kept.
+
+    A step is SAELens's dense one where hooks sit on pre- or post-activations, the input has three
+    dimensions, k / d_sae is above the density at which dense products are faster, or under
+    `sparse.mode("dense")`.
+
+    Raises:
+        ConfigError: unless `1 <= k <= d_sae`.
+        ActivationError: for activations that are not finite.
+    """
+
+    ranking: Ranking = "value"
+    keeps_negative: bool = False
+    _on_pairs: bool = False
+
+    def __init__(self, cfg: Any, use_error_term: bool = False):
+        require_k(cfg.k, cfg.d_sae)
+        super().__init__(cfg, use_error_term)
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
+        if not self._qualifies(step_input.sae_in):
+            return super().training_forward_pass(step_input)
+        return self._step_on_pairs(step_input)
+
+    # Nothing here is left for a compiler to fuse, and it cannot trace through tensor subclasses.
+    @torch.compiler.disable
+    def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
+        self._on_pairs = True
+        try:
+            return super().training_forward_pass(step_input)
+        finally:
+            self._on_pairs = False
+
+    def _qualifies(self, sae_in: torch.Tensor) -> bool:
+        density = self.cfg.k / self.cfg.d_sae
+        return (
+            sparse.prefer_sparse(density, self.W_dec.device, self.W_dec.dtype)
+            and sae_in.ndim == (3 if self.hook_z_reshaping_mode else 2)
+            and not _has_hooks(self.hook_sae_acts_pre)
+            and not _has_hooks(self.hook_sae_acts_post)
+        )
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """SAELens's, or inside a qualifying step the same two tensors, deferred."""
+        if not self._on_pairs:
+            return super().encode_with_hidden_pre(x)
+        sae_in, shift = self.process_sae_in(x), None
+        if not x.requires_grad and not _has_hooks(self.hook_sae_input):
+            # Then b_dec is all that needs a gradient through the input, and it comes cheaper.
+            sae_in = sae_in.detach()
+            shift = self.b_dec if self.cfg.apply_b_dec_to_input else None
+        norm = self.W_dec.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else None
+        projection = Projection(sae_in, self.W_enc, self.b_enc, shift)
+        support, u = sparse.encode_top_k(projection, self.cfg.k, self.ranking, norm)
+        if not self.keeps_negative:
+            u = u.relu()
+        latents = u if norm is None else u * norm[support.latents]
+        return SparseLatents(latents, support, u), DeferredPreactivations(projection, norm)
+
+    @override
+    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        """SAELens's, or for the latents of a qualifying step the same from their pairs."""
+        if not isinstance(feature_acts, SparseLatents):
+            return super().decode(feature_acts)
+        recons = sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
+        recons = self.hook_sae_recons(recons + self.b_dec)
+        return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """SAELens's AuxK loss, computed from the dead latents' columns alone.
+
+        `aux_loss_coefficient * scale * mean_b |residual - xhat_aux|^2`, with `xhat_aux` from the
+        k_aux = d_in / 2 dead latents ranked first (arXiv 2406.04093, appendix A.2 and B.1).
+        """
+        dead = step_input.dead_neuron_mask
+        if (
+            not isinstance(hidden_pre, DeferredPreactivations)
+            or dead is None
+            or not (num_dead := int(dead.sum()))
+            # SAELens refuses these two, with a message of its own.
+            or self.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm")
+        ):
+            return super().calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
+        residual = (step_input.sae_in - sae_out).detach()
+        k_aux = step_input.sae_in.shape[-1] // 2
+        scale = min(num_dead / k_aux, 1.0)
+        recons = self._decode_dead(hidden_pre, dead, min(k_aux, num_dead))
+        loss = (self.reshape_fn_out(recons, self.d_head) - residual).pow(2).sum(dim=-1).mean()
+        return {"auxiliary_reconstruction_loss": self.cfg.aux_loss_coefficient * scale * loss}
+
+    def _decode_dead(
+        self, hidden_pre: DeferredPreactivations, dead: torch.Tensor, k: int
+    ) -> torch.Tensor:
+        """`[batch, d_in]` from the k dead latents of each sample that rank first, signed."""
+        latents = dead.nonzero().squeeze(1)
+        projection = hidden_pre.projection.columns(latents)
+        W_dec = self.W_dec.index_select(0, latents)
+        norm = None if hidden_pre.scale is None else hidden_pre.scale.detach()[latents]
+        if sparse.prefer_sparse(k / projection.d_sae, W_dec.device, W_dec.dtype):
+            support, u = sparse.encode_top_k(projection, k, self.ranking, norm)
+            return sparse.decode(support, u, W_dec)
+        u = projection.dense()
+        if k < projection.d_sae:
+            ranked = u.detach() if norm is None else u.detach() * norm
+            kept = torch.zeros_like(u, dtype=torch.bool)
+            u = u * kept.scatter_(1, top_k(ranked, k, self.ranking)[1], True)
+        return u @ W_dec
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

@@ -1,0 +1,42 @@
+"""SAELens's TopK, trained on the active latents only: the fair baseline beside `abstopk`."""
+
+from dataclasses import dataclass
+
+from sae_lens.saes.sae import SAEConfig
+from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAEConfig
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.checks import require_k
+from sae_lens_bipolar.architectures.sparse_step import SparseStep
+
+
+@dataclass
+class SparseTopKTrainingSAEConfig(TopKTrainingSAEConfig):
+    """Configuration of `SparseTopKTrainingSAE`: the fields of `TopKTrainingSAEConfig`.
+
+    Saved for inference as SAELens's `topk`.
+    """
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "sparse_topk"
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return TopKSAEConfig
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_k(self.k, self.d_sae)
+
+
+class SparseTopKTrainingSAE(SparseStep):
+    """SAELens's `TopKTrainingSAE` at the speed of `abstopk`: the k largest values, after ReLU.
+
+    Same loss, gradients, firing statistics and saved files; see `SparseStep` for the step and for
+    when it is SAELens's own. Source: arXiv 2406.04093.
+    """
+
+    cfg: SparseTopKTrainingSAEConfig  # type: ignore[assignment]

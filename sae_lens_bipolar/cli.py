@@ -1,0 +1,102 @@
+"""The command `sae-lens-bipolar`: demo, train, report."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sae_lens_bipolar import __version__
+from sae_lens_bipolar.errors import BipolarError
+
+EXIT_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code (0 done, 2 bad input)."""
+    # Hosts warn on every run about what this package sets on purpose; errors still come through.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "sae_lens", "transformers", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command != "train":
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    try:
+        options.run(options, rest)
+    except BipolarError as error:
+        print(f"sae-lens-bipolar: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sae-lens-bipolar", description="Signed sparse autoencoders for SAELens."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser(
+        "demo",
+        help="train TopK, AbsTopK, Gated and SA-GSAE side by side, measure them, make a page",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="run directory")
+    _add_demo_options(demo)
+    demo.set_defaults(run=_demo)
+
+    train = commands.add_parser(
+        "train",
+        help="train one SAE with SAELens's own flags; --architecture takes this package's names",
+        add_help=False,
+    )
+    train.add_argument("--config", type=Path, help="YAML file of the same options")
+    train.set_defaults(run=_train)
+
+    report = commands.add_parser("report", help="redraw tables, figures and page of a run")
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    from sae_lens_bipolar.demo import DemoConfig
+
+    for field in fields(DemoConfig):
+        flag = "--" + field.name.replace("_", "-")
+        kind: Any = type(field.default)
+        parser.add_argument(flag, type=kind, default=field.default, metavar=kind.__name__)
+
+
+def _demo(options: argparse.Namespace, _: Sequence[str]) -> None:
+    from sae_lens_bipolar.demo import DemoConfig, run_demo
+
+    config = DemoConfig(
+        **{field.name: getattr(options, field.name) for field in fields(DemoConfig)}
+    )
+    page = run_demo(config, options.output)
+    print(f"page: {page}")
+
+
+def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from sae_lens_bipolar.train_command import train
+
+    train(rest, options.config)
+
+
+def _report(options: argparse.Namespace, _: Sequence[str]) -> None:
+    from sae_lens_bipolar import reports
+    from sae_lens_bipolar.reports import tables
+
+    page = reports.render(options.run_dir)
+    print(tables.text(reports.read_run(options.run_dir).summary))
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

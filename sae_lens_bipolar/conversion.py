@@ -23,7 +23,7 @@ from sae_lens_bipolar.errors import ModelError
 # A name that starts none of the host's tables and contains none of "llama", "gemma", "bert", "t5".
 _NEUTRAL = "own-config"
 _GEMMA_2 = "google/gemma-2-2b"  # its table is the one for Gemma 2; every size in it is replaced
-_PROBE_TOKENS = 40
+_PROBE_TOKENS = 16
 _LOCK = threading.Lock()
 
 

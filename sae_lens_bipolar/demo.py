@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sae_lens import MultiSAETrainingRunnerConfig
+from sae_lens import AbsTopKTrainingSAEConfig, MultiSAETrainingRunnerConfig
 from sae_lens.config import LoggingConfig
 from sae_lens.saes.sae import TrainingSAEConfig
 from tqdm.auto import tqdm
@@ -30,7 +30,13 @@ from sae_lens_bipolar.files import read_json, write_json
 from sae_lens_bipolar.latents import describe_latents, two_sided_latents
 from sae_lens_bipolar.metrics import Measurement, Reconstruction, measure
 from sae_lens_bipolar.models import DEFAULT_MODEL, check_hook, load_model
-from sae_lens_bipolar.runs import METRICS_FILE, command_line, read_metrics, start_run
+from sae_lens_bipolar.runs import (
+    METRICS_FILE,
+    command_line,
+    read_metrics,
+    require_same_run,
+    start_run,
+)
 from sae_lens_bipolar.training import CHECKPOINTS, RunDirectoryRunner, rows_needed
 
 logger = logging.getLogger(__name__)
@@ -79,11 +85,11 @@ class Assets(NamedTuple):
 def run_demo(config: DemoConfig, run_dir: Path) -> Path:
     """Run whatever of the demo is not done yet in `run_dir`; return the path of the page."""
     reports.require_matplotlib()  # now rather than after the training
-    start_run(
-        run_dir, {**asdict(config), "saes": _plain(sae_configs(config, d_in=1))}, command_line()
-    )
+    resolved = {**asdict(config), "saes": _settings(sae_configs(config, d_in=1))}
+    require_same_run(run_dir, resolved)
     if not _is_done(run_dir):
         assets = load_assets(config)
+        start_run(run_dir, resolved, command_line())
         if not (run_dir / CHECKPOINTS).exists():
             train(config, assets, run_dir)
         if not (run_dir / SUMMARY).exists():
@@ -96,8 +102,6 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
 
 def sae_configs(config: DemoConfig, d_in: int) -> dict[str, TrainingSAEConfig]:
     """The four SAEs: equal width, one L0 target, and for the gated ones the same start."""
-    from sae_lens import AbsTopKTrainingSAEConfig
-
     size: dict[str, Any] = {
         "d_in": d_in,
         "d_sae": config.d_sae,
@@ -233,7 +237,7 @@ def _is_done(run_dir: Path) -> bool:
     return all(_latents_file(run_dir, name).exists() for name in names)
 
 
-def _plain(saes: Mapping[str, TrainingSAEConfig]) -> dict[str, Any]:
+def _settings(saes: Mapping[str, TrainingSAEConfig]) -> dict[str, Any]:
     """The SAEs' own settings; `d_in` is the model's to say and metadata are not settings."""
     skipped = ("d_in", "metadata", "dtype", "device")
     return {

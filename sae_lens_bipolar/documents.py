@@ -9,12 +9,15 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
+from datasets.naming import camelcase_to_snakecase
 
 from sae_lens_bipolar.errors import ConfigError, DataError, did_you_mean
 from sae_lens_bipolar.fetch import PinnedWheel, built_once, check_hub, open_wheel
@@ -136,7 +139,7 @@ def _read_hub(
     name: str, column: str | None, split: str, subset: str | None, streaming: bool
 ) -> Iterator[Document]:
     try:
-        online = check_hub(name, "dataset", "README.md", None, DataError)
+        online = check_hub(name, "dataset", "README.md", None, partial(_is_cached, name), DataError)
     except DataError as error:
         hint = did_you_mean(name, ["sotu", *(entry.name for entry in Path().iterdir())])
         raise DataError(f"{error}{hint}") from error
@@ -145,8 +148,7 @@ def _read_hub(
             name,
             subset,
             split=split,
-            streaming=streaming and online,
-            download_config=datasets.DownloadConfig(local_files_only=not online),
+            streaming=streaming and online,  # without a network only prepared copies are there
         )
         yield from _rows(rows, name, column)
     except DataError:
@@ -156,6 +158,13 @@ def _read_hub(
             f"data set {name!r} (subset {subset!r}, split {split!r}) cannot be read: "
             f"{type(error).__name__}: {str(error)[:500]}"
         ) from error
+
+
+def _is_cached(name: str) -> bool:
+    """Whether `datasets` keeps a prepared copy, which it uses when the Hub does not answer."""
+    *owner, last = name.split("/")
+    folder = "___".join([*owner, camelcase_to_snakecase(last)])
+    return any(Path(datasets_config.HF_DATASETS_CACHE).glob(f"{folder}/*/*/*/dataset_info.json"))
 
 
 def _rows(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Document]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -120,13 +120,18 @@ def built_once(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 def check_hub(
-    name: str, repo_type: str, file: str, revision: str | None, error: type[BipolarError]
+    name: str,
+    repo_type: str,
+    file: str,
+    revision: str | None,
+    is_cached: Callable[[], bool],
+    error: type[BipolarError],
 ) -> bool:
     """Whether the Hub answers for repository `name`; False if only its cached copy can be used.
 
     One request without retries (the Hub's own client retries each file for 24 s). Raises `error`
     if the repository or revision does not exist, needs access, or is neither reachable nor cached.
-    `file` is one that the repository should hold.
+    `file` is one that the repository should hold; `is_cached` is asked if nothing answers.
     """
     url = f"https://huggingface.co/{'datasets/' if repo_type == 'dataset' else ''}{name}"
     try:
@@ -152,8 +157,7 @@ def check_hub(
             "logged in (`hf auth login`)"
         ) from cause
     except Exception as cause:  # each version of the client has its own connection errors
-        cached = try_to_load_from_cache(name, file, repo_type=repo_type, revision=revision)
-        if isinstance(cached, str):
+        if is_cached():
             return False
         if isinstance(cause, HfHubHTTPError):
             raise error(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
@@ -113,8 +114,6 @@ def _load(
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            # The fused kernels drop Gemma 2's soft cap on attention scores.
-            attn_implementation="eager",
             **hub,
         )
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -138,8 +137,12 @@ def _refuse_missing_path(source: str) -> None:
 def _check_hub_model(name: str, revision: str | None) -> bool:
     if name.startswith(_PICKLED_OWNERS):
         raise ModelError(f"{name} is published as pickled weights, which this package never reads")
+
+    def is_cached() -> bool:
+        return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+
     try:
-        return check_hub(name, "model", "config.json", revision, ModelError)
+        return check_hub(name, "model", "config.json", revision, is_cached, ModelError)
     except ModelError as error:
         known = [*BUNDLED, *make_model_alias_map(), *make_model_alias_map().values()]
         hint = "" if name in known else did_you_mean(name, sorted(set(known)))

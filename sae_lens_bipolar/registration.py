@@ -14,12 +14,40 @@ from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAEConfig
 from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
+from sae_lens_bipolar.architectures.batch_abstopk import (
+    BatchAbsTopKTrainingSAE,
+    BatchAbsTopKTrainingSAEConfig,
+    MatryoshkaBatchAbsTopKTrainingSAE,
+    MatryoshkaBatchAbsTopKTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.bi_jumprelu import (
+    BiJumpReLUSAE,
+    BiJumpReLUSAEConfig,
+    BiJumpReLUTrainingSAE,
+    BiJumpReLUTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.bi_topk import (
+    BiTopKSAE,
+    BiTopKSAEConfig,
+    BiTopKTrainingSAE,
+    BiTopKTrainingSAEConfig,
+)
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAE, GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedSAE,
     SignAwareGatedSAEConfig,
     SignAwareGatedTrainingSAE,
     SignAwareGatedTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.sparse_topk import (
+    SparseTopKTrainingSAE,
+    SparseTopKTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.unrolled_abstopk import (
+    UnrolledAbsTopKSAE,
+    UnrolledAbsTopKSAEConfig,
+    UnrolledAbsTopKTrainingSAE,
+    UnrolledAbsTopKTrainingSAEConfig,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,6 +67,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         (SignAwareGatedTrainingSAE, SignAwareGatedTrainingSAEConfig),
         (SignAwareGatedSAE, SignAwareGatedSAEConfig),
     ),
+    "bi_jumprelu": Architecture(
+        (BiJumpReLUTrainingSAE, BiJumpReLUTrainingSAEConfig), (BiJumpReLUSAE, BiJumpReLUSAEConfig)
+    ),
+    "batch_abstopk": Architecture((BatchAbsTopKTrainingSAE, BatchAbsTopKTrainingSAEConfig)),
+    "matryoshka_batch_abstopk": Architecture(
+        (MatryoshkaBatchAbsTopKTrainingSAE, MatryoshkaBatchAbsTopKTrainingSAEConfig)
+    ),
+    "bi_topk": Architecture(
+        (BiTopKTrainingSAE, BiTopKTrainingSAEConfig), (BiTopKSAE, BiTopKSAEConfig)
+    ),
+    "unrolled_abstopk": Architecture(
+        (UnrolledAbsTopKTrainingSAE, UnrolledAbsTopKTrainingSAEConfig),
+        (UnrolledAbsTopKSAE, UnrolledAbsTopKSAEConfig),
+    ),
+    # Unsigned, for fair comparisons: saved as stock `topk` and `gated`.
+    "sparse_topk": Architecture((SparseTopKTrainingSAE, SparseTopKTrainingSAEConfig)),
     "gated_l0": Architecture((GatedL0TrainingSAE, GatedL0TrainingSAEConfig)),
 }
 

@@ -41,25 +41,32 @@ _PACKAGES = (
 )
 
 
-def start_run(run_dir: Path, config: Mapping[str, Any], command: str) -> None:
-    """Create `run_dir`, or take up the run in it if that has the same configuration.
+def require_same_run(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Check that `run_dir` is free or holds a run with the configuration `config`.
 
     Raises:
-        ConfigError: if the directory holds a run with another configuration; names the fields.
+        ConfigError: naming the fields that differ.
     """
-    plain = json.loads(json.dumps(config, default=str))
     existing = run_dir / CONFIG_FILE
-    if existing.exists():
-        before = yaml.safe_load(existing.read_text(encoding="utf-8"))
-        changed = [f"{key}: {old!r} there, {new!r} now" for key, old, new in _diff(before, plain)]
-        if changed:
-            raise ConfigError(
-                f"{run_dir} holds a run with another configuration ({'; '.join(changed)}); "
-                "give another --output, or remove the directory"
-            )
+    if not existing.exists():
         return
-    write_json(run_dir / ENVIRONMENT_FILE, environment(command, seed=plain.get("seed")))
-    write_text(existing, yaml.safe_dump(plain, sort_keys=False))
+    before = yaml.safe_load(existing.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: {old!r} there, {new!r} now" for key, old, new in _diff(before, _plain(config))
+    ]
+    if changed:
+        raise ConfigError(
+            f"{run_dir} holds a run with another configuration ({'; '.join(changed)}); "
+            "give another --output, or remove the directory"
+        )
+
+
+def start_run(run_dir: Path, config: Mapping[str, Any], command: str) -> None:
+    """Write `environment.json` and `config.yaml`, unless the run was started before."""
+    if (run_dir / CONFIG_FILE).exists():
+        return
+    write_json(run_dir / ENVIRONMENT_FILE, environment(command, seed=config.get("seed")))
+    write_text(run_dir / CONFIG_FILE, yaml.safe_dump(_plain(config), sort_keys=False))
 
 
 def environment(command: str, seed: int | None = None) -> dict[str, Any]:
@@ -101,6 +108,10 @@ def truncate_metrics(path: Path, n_tokens: int) -> None:
     """Drop what was logged after `n_tokens` training tokens: a resumed run logs it again."""
     kept = [row for row in read_metrics(path) if row["n_tokens"] <= n_tokens]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config, default=str))
 
 
 def _diff(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

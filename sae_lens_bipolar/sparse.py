@@ -29,10 +29,10 @@ _mode: ContextVar[str] = ContextVar("sae_lens_bipolar.sparse.mode", default="aut
 
 # The density (active pairs / (batch * d_sae)) above which dense products are faster. Measured on
 # CPU; on CUDA an estimate from memory traffic, where a dense product is far cheaper.
-CROSSOVER = {"cpu": 0.1, "cuda": 0.02}
+CROSSOVER = {"cpu": 0.15, "cuda": 0.02}
 # Samples and latents of one tile of the projection. With fewer samples the encoder's product slows
 # down, because the weights are packed anew for every tile.
-_TILE = {"cpu": (512, 16384), "cuda": (4096, 16384)}
+_TILE = {"cpu": (1024, 16384), "cuda": (4096, 16384)}
 
 
 def set_mode(mode: Mode) -> None:
@@ -299,7 +299,7 @@ class _Decode(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.support = support
         ctx.save_for_backward(values, W_dec)
-        return support.times(values, W_dec.detach())
+        return support.times(values.detach(), W_dec.detach())
 
     @staticmethod
     @once_differentiable

@@ -30,7 +30,7 @@ from sae_lens_bipolar.models import (
 
 
 def assert_same_logits(directory: Path, model: HookedTransformer, length: int = 96) -> None:
-    hf_model = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
+    hf_model = AutoModelForCausalLM.from_pretrained(directory).eval()
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(hf_model.config.vocab_size, (2, length), generator=generator)
     with torch.no_grad():
@@ -282,7 +282,8 @@ def test_hub_answers_become_clear_errors(
 
 
 def test_hub_repository_without_the_file_is_reachable(hub: str) -> None:
-    assert check_hub("owner/bare", "dataset", "README.md", None, ModelError) is True
+    found = check_hub("owner/bare", "dataset", "README.md", None, lambda: False, ModelError)
+    assert found is True
 
 
 _NO_NETWORK = """
@@ -300,6 +301,7 @@ for load, error in ((load_model, ModelError), (load_documents, DataError)):
         sys.exit("loaded without a network")
 print("seconds", time.monotonic() - start)
 model = load_model("gpt2-small")
+print("seconds to load", time.monotonic() - start)
 print("cached", model.cfg.model_name, model.cfg.tokenizer_name, model.cfg.n_layers)
 """
 
@@ -375,7 +377,7 @@ def test_bundled_smollm2(smollm2_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert check_hook(model, "blocks.12.hook_resid_post") == 576
     text = "The capital of France is"
     tokens = model.to_tokens(text)
-    hf_model = AutoModelForCausalLM.from_pretrained(smollm2_dir, attn_implementation="eager")
+    hf_model = AutoModelForCausalLM.from_pretrained(smollm2_dir)
     with torch.no_grad():
         found, expected = model(tokens), hf_model(tokens).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

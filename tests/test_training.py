@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from sae_lens import (
     SAE,
     AbsTopKTrainingSAEConfig,
@@ -17,6 +16,7 @@ from sae_lens import (
     TopKTrainingSAEConfig,
 )
 from sae_lens.config import LoggingConfig
+from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig

@@ -16,7 +16,9 @@ from sae_lens.saes.gated_sae import (
 from sae_lens.saes.sae import SAEConfig
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.l0_control import MeetsL0Target, check_l0_options
+from sae_lens_bipolar.architectures.bi_jump_relu import Polarities
+from sae_lens_bipolar.architectures.gated_step import GatedStep
+from sae_lens_bipolar.architectures.l0_control import check_l0_options
 
 
 @dataclass
@@ -49,10 +51,33 @@ class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
         check_l0_options(self)
 
 
-class GatedL0TrainingSAE(MeetsL0Target, GatedTrainingSAE):
-    """SAELens's gated training SAE with an L0 target; same loss, `lambda` adapted each step."""
+class GatedL0TrainingSAE(GatedStep, GatedTrainingSAE):
+    """SAELens's gated training SAE with an L0 target; same loss, `lambda` adapted each step.
+
+    In the terms of `BiJumpReLU` it is one-sided: threshold `-b_gate`, gain `exp(r_mag)`, bias
+    `b_mag`; its sparsity and auxiliary terms train the decoder too, as SAELens's do.
+    """
 
     cfg: GatedL0TrainingSAEConfig  # type: ignore[assignment]
+    is_two_sided = False
+    aux_weight = 1.0
+
+    def polarities(self, latents: torch.Tensor | None = None) -> Polarities:
+        """The one side's parameters, `[d_sae]` each, or gathered at the indices `latents`."""
+        sides = self.b_gate, self.r_mag, self.b_mag
+        if latents is not None:
+            sides = (p.index_select(0, latents) for p in sides)
+        b_gate, r_mag, b_mag = sides
+        gain = r_mag.exp()
+        return Polarities(-b_gate, -b_gate, gain, gain, b_mag, b_mag)
+
+    def l1_norms(self) -> torch.Tensor:
+        """`|W_dec_i|`, `[d_sae]`."""
+        return self.W_dec.norm(dim=1)
+
+    def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`W_dec` and `b_dec`, not detached."""
+        return self.W_dec, self.b_dec
 
     @override
     def gate_scores(self, x: torch.Tensor) -> torch.Tensor:

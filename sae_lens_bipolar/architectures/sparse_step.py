@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import TopKTrainingSAE
-from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar import sparse
+from sae_lens_bipolar import fused_adam, sparse
 from sae_lens_bipolar.architectures.checks import require_finite, require_k
+from sae_lens_bipolar.architectures.encoder_input import has_hooks, input_projection
 from sae_lens_bipolar.selection import Ranking, top_k
-from sae_lens_bipolar.sparse import Projection
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
+
+fused_adam.enable()
 
 
 class SparseStep(TopKTrainingSAE):
@@ -54,9 +55,10 @@ class SparseStep(TopKTrainingSAE):
             return super().training_forward_pass(step_input)
         return self._step_on_pairs(step_input)
 
-    # Nothing here is left for a compiler to fuse, and it cannot trace through tensor subclasses.
-    @torch.compiler.disable
+    # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
+    @torch.compiler.disable()
     def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
+        fused_adam.ask_for(self.W_dec)
         self._on_pairs = True
         try:
             return super().training_forward_pass(step_input)
@@ -68,8 +70,8 @@ class SparseStep(TopKTrainingSAE):
         return (
             sparse.prefer_sparse(density, self.W_dec.device, self.W_dec.dtype)
             and sae_in.ndim == (3 if self.hook_z_reshaping_mode else 2)
-            and not _has_hooks(self.hook_sae_acts_pre)
-            and not _has_hooks(self.hook_sae_acts_post)
+            and not has_hooks(self.hook_sae_acts_pre)
+            and not has_hooks(self.hook_sae_acts_post)
         )
 
     @override
@@ -77,13 +79,8 @@ class SparseStep(TopKTrainingSAE):
         """SAELens's, or inside a qualifying step the same two tensors, deferred."""
         if not self._on_pairs:
             return super().encode_with_hidden_pre(x)
-        sae_in, shift = self.process_sae_in(x), None
-        if not x.requires_grad and not _has_hooks(self.hook_sae_input):
-            # Then b_dec is all that needs a gradient through the input, and it comes cheaper.
-            sae_in = sae_in.detach()
-            shift = self.b_dec if self.cfg.apply_b_dec_to_input else None
+        projection = input_projection(self, x)
         norm = self.W_dec.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else None
-        projection = Projection(sae_in, self.W_enc, self.b_enc, shift)
         support, u = sparse.encode_top_k(projection, self.cfg.k, self.ranking, norm)
         if not self.keeps_negative:
             u = u.relu()
@@ -145,12 +142,3 @@ class SparseStep(TopKTrainingSAE):
             kept = torch.zeros_like(u, dtype=torch.bool)
             u = u * kept.scatter_(1, top_k(ranked, k, self.ranking)[1], True)
         return u @ W_dec
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )

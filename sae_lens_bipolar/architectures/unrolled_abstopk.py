@@ -126,7 +126,7 @@ class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
     Args:
         k: latents kept per token, by magnitude; from 1 to d_sae.
         n_steps: proximal gradient steps T of the encoder; 1 is `abstopk`.
-        initial_step_size: initial mu of every step after the first; above 0.
+        initial_step_size: initial mu of every step after the first; above 0 (1: as eq. 5 has it).
         use_sparse_activations: ignored, as SAELens's own `abstopk` does.
 
     Raises:
@@ -134,7 +134,7 @@ class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
     """
 
     n_steps: int = 2
-    initial_step_size: float = 0.1
+    initial_step_size: float = 1.0
 
     @override
     @classmethod

@@ -274,7 +274,7 @@ def test_nested_equals_stock_where_latents_are_positive() -> None:
     )
     stock = MatryoshkaBatchTopKTrainingSAE(cfg)
     with torch.no_grad():
-        signed.b_enc += 20
+        signed.b_enc.add_(20)
     stock.load_state_dict(signed.state_dict())
     dead = torch.arange(D_SAE) % 2 == 0
     assert_losses_equal(run_step(signed, inputs(), dead), run_step(stock, inputs(), dead))

@@ -8,6 +8,7 @@ import torch
 from family import (
     D_IN,
     D_SAE,
+    FOLDED_NORMALISATIONS,
     assert_decoder_norms_fold,
     assert_losses_equal,
     assert_normalisation_folds,
@@ -192,7 +193,7 @@ def test_training_reaches_a_sparse_reconstruction(normalisation: Any) -> None:
     )
     torch.manual_seed(0)
     sae = BiJumpReLUTrainingSAE(cfg)
-    z = assert_reconstructs(sae, train(sae, steps=200), share=0.2)
+    z = assert_reconstructs(sae, train(sae, steps=300), share=0.2)
     assert (z != 0).float().sum(-1).mean() < D_SAE / 2
 
 

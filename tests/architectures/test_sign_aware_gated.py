@@ -11,12 +11,10 @@ from sae_lens.saes.sae import TrainStepInput
 from torch.testing import assert_close
 
 import sae_lens_bipolar  # noqa: F401  (registers the architectures)
+from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.sign_aware_gated import (
-    Polarities,
     SignAwareGatedTrainingSAE,
     SignAwareGatedTrainingSAEConfig,
-    bi_jump_relu,
-    gate_code,
 )
 from sae_lens_bipolar.errors import ActivationError, ConfigError
 
@@ -75,7 +73,8 @@ def plain_losses(sae: SignAwareGatedTrainingSAE, x: torch.Tensor) -> dict[str, t
             row = sae.W_dec[i]
             xhat = xhat + z * row
             xhat_gate = xhat_gate + pi * (row.detach() if cfg.detach_aux_decoder else row)
-            l1 = l1 + cfg.l1_coefficient * pi.abs() * row.norm()
+            weight = row.detach().norm() if cfg.detach_l1_decoder else row.norm()
+            l1 = l1 + cfg.l1_coefficient * pi.abs() * weight
         if not cfg.detach_aux_decoder:
             xhat_gate = xhat_gate - sae.b_dec.detach() + sae.b_dec
         mse = mse + (token - xhat).pow(2).sum()
@@ -127,6 +126,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"two_sided_gate": False},
     {"aux_coefficient": 0.0},
     {"aux_coefficient": 2.5, "detach_aux_decoder": False},
+    {"detach_l1_decoder": False},
     {"apply_b_dec_to_input": False},
 ]
 
@@ -159,6 +159,13 @@ def test_auxiliary_term_leaves_the_decoder_alone_unless_told_otherwise() -> None
         assert (found["b_dec"].abs().sum() == 0) == detach
         assert found["W_enc"].abs().sum() > 0
         assert found["log_threshold"].abs().sum() > 0
+
+
+def test_sparsity_term_leaves_the_decoder_alone_unless_told_otherwise() -> None:
+    for detach in (True, False):
+        sae = make_sae(detach_l1_decoder=detach, apply_b_dec_to_input=False)
+        losses = sae.training_forward_pass(step_input(batch())).losses
+        assert (gradients(sae, losses["l1_loss"])["W_dec"].abs().sum() == 0) == detach
 
 
 def test_magnitude_path_passes_no_gradient_to_the_thresholds() -> None:
@@ -197,6 +204,7 @@ def test_options_change_what_they_say_and_nothing_else() -> None:
     without = losses(aux_coefficient=0.0)
     assert without.keys() == {"mse_loss", "l1_loss"}
     assert_close(losses(detach_aux_decoder=False), before)
+    assert_close(losses(detach_l1_decoder=False), before)
     one_sided = SignAwareGatedTrainingSAE(make_config(two_sided_gate=False)).double()
     one_sided.load_state_dict(base.state_dict())
     assert_close(one_sided.encode(x), base.encode(x).clamp(min=0))

@@ -157,8 +157,8 @@ def test_every_parameter_gets_the_gradient_of_finite_differences() -> None:
 def test_hooks_see_the_last_step_once() -> None:
     sae = make()
     seen: dict[str, list[torch.Tensor]] = {"pre": [], "post": []}
-    sae.hook_sae_acts_pre.add_hook(lambda t, hook: seen["pre"].append(t))
-    sae.hook_sae_acts_post.add_hook(lambda t, hook: seen["post"].append(t))
+    sae.hook_sae_acts_pre.add_hook(lambda tensor, hook: seen["pre"].append(tensor))
+    sae.hook_sae_acts_post.add_hook(lambda tensor, hook: seen["post"].append(tensor))
     z = sae.encode(inputs())
     assert [len(calls) for calls in seen.values()] == [1, 1]
     close(prox.abstopk(seen["pre"][0] * sae.W_dec.norm(dim=-1), K), z)
@@ -194,8 +194,6 @@ def test_folding(factory: Any, rescale: bool, apply_b_dec_to_input: bool) -> Non
     sae = factory(rescale_acts_by_decoder_norm=rescale, apply_b_dec_to_input=apply_b_dec_to_input)
     if rescale:
         assert_decoder_norms_fold(sae)
-        sae.fold_W_dec_norm()
-        sae.cfg.rescale_acts_by_decoder_norm = False
     else:
         with pytest.raises(NotImplementedError, match="rescale_acts_by_decoder_norm"):
             sae.fold_W_dec_norm()

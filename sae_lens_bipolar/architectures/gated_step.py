@@ -1,0 +1,120 @@
+"""The training step of gated SAEs on their active latents only, once those are few.
+
+`z` and `pi` have the same support, so one search of `u` serves both reconstructions and the
+sparsity term. Early in training, while many gates are open, the step is the dense one; which of the
+two runs does not show in the numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from typing_extensions import override
+
+from sae_lens_bipolar import sparse
+from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
+from sae_lens_bipolar.architectures.encoder_input import has_hooks, input_projection
+from sae_lens_bipolar.architectures.l0_control import MeetsL0Target
+from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
+from sae_lens_bipolar.support import Support
+
+
+class _Gates(DeferredPreactivations):
+    """The step's pre-activations, deferred, with `u` at the open gates."""
+
+    support: Support
+    u: torch.Tensor
+
+
+class GatedStep(MeetsL0Target):
+    """Mixin: `encode`, `decode` and the gate terms of a gated training SAE on open gates only.
+
+        z = BiJumpReLU(u)      xhat = z W_dec + b_dec
+        lambda sum_i |pi_i| |W_dec_i| + c |x - (pi W_dec + b_dec)|^2
+
+    Dense equivalent: the methods of the class it is mixed into, which also run where hooks sit on
+    pre- or post-activations, the activations are normalised token by token, the running mean L0 is
+    above the density at which dense products are faster, or under `sparse.mode("dense")`.
+    """
+
+    _on_pairs: bool = False
+
+    # What the class below in the MRO says of itself.
+    is_two_sided: bool
+    aux_weight: float
+    polarities: Callable[..., Polarities]
+    l1_norms: Callable[[], torch.Tensor]
+    aux_decoder: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        if not self._qualifies(step_input.sae_in):
+            return super().training_forward_pass(step_input)
+        return self._step_on_pairs(step_input)
+
+    # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
+    @torch.compiler.disable()
+    def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
+        self._on_pairs = True
+        try:
+            return super().training_forward_pass(step_input)
+        finally:
+            self._on_pairs = False
+
+    def _qualifies(self, sae_in: torch.Tensor) -> bool:
+        if not self.l0_controller.has_seen_data:
+            return False
+        density = self.l0_controller.mean_l0.item() / self.cfg.d_sae
+        return (
+            sparse.prefer_sparse(density, self.W_dec.device, self.W_dec.dtype)
+            and sae_in.ndim == 2
+            and self.cfg.normalize_activations not in ("layer_norm", "constant_norm_rescale")
+            and not has_hooks(self.hook_sae_acts_pre)
+            and not has_hooks(self.hook_sae_acts_post)
+        )
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._on_pairs:
+            return super().encode_with_hidden_pre(x)  # pyright: ignore[reportAbstractUsage]
+        projection = input_projection(self, x)
+        p = self.polarities()
+        lower = p.threshold_negative if self.is_two_sided else None
+        support, u = sparse.encode_threshold(projection, p.threshold_positive, lower)
+        gates: Any = _Gates(projection)
+        gates.support, gates.u = support, u
+        z = bi_jump_relu(u, self.polarities(support.latents), self.is_two_sided)
+        return SparseLatents(z, support), gates
+
+    @override
+    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        if not isinstance(feature_acts, SparseLatents):
+            return super().decode(feature_acts)
+        recons = sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
+        recons = self.hook_sae_recons(recons + self.b_dec)
+        return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        if not isinstance(hidden_pre, _Gates):
+            dense = super().calculate_aux_loss  # pyright: ignore[reportAbstractUsage]
+            return cast(dict, dense(step_input, feature_acts, hidden_pre, sae_out))
+        support, u = hidden_pre.support, hidden_pre.u
+        pi = gate_code(u, self.polarities(support.latents), self.is_two_sided)
+        weighted = pi.abs() * self.l1_norms().index_select(0, support.latents)
+        coefficient = step_input.coefficients["l1"] / len(step_input.sae_in)
+        losses: dict[str, Any] = {"l1_loss": coefficient * weighted.sum()}
+        if self.aux_weight:
+            W_dec, b_dec = self.aux_decoder()
+            error = sparse.decode(support, pi, W_dec) + b_dec - step_input.sae_in
+            losses["auxiliary_reconstruction_loss"] = (
+                self.aux_weight * error.pow(2).sum(dim=-1).mean()
+            )
+        return losses

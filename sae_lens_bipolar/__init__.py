@@ -1,9 +1,43 @@
 """Signed sparse autoencoders for SAELens; importing this package registers its architectures."""
 
+from sae_lens_bipolar.architectures.batch_abstopk import (
+    BatchAbsTopKTrainingSAEConfig,
+    MatryoshkaBatchAbsTopKTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUTrainingSAEConfig
+from sae_lens_bipolar.architectures.bi_topk import BiTopKTrainingSAEConfig
+from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
+from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
+from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
+from sae_lens_bipolar.architectures.unrolled_abstopk import UnrolledAbsTopKTrainingSAEConfig
+from sae_lens_bipolar.checkpoints import load_sae
+from sae_lens_bipolar.corpora import load_documents, split_tokens
+from sae_lens_bipolar.metrics import measure
+from sae_lens_bipolar.models import load_model
+from sae_lens_bipolar.polarity import split
 from sae_lens_bipolar.registration import ARCHITECTURES, register, unregister
 
 __version__ = "0.1.0"
 
 register()
 
-__all__ = ["ARCHITECTURES", "__version__", "register", "unregister"]
+__all__ = [
+    "ARCHITECTURES",
+    "BatchAbsTopKTrainingSAEConfig",
+    "BiJumpReLUTrainingSAEConfig",
+    "BiTopKTrainingSAEConfig",
+    "GatedL0TrainingSAEConfig",
+    "MatryoshkaBatchAbsTopKTrainingSAEConfig",
+    "SignAwareGatedTrainingSAEConfig",
+    "SparseTopKTrainingSAEConfig",
+    "UnrolledAbsTopKTrainingSAEConfig",
+    "__version__",
+    "load_documents",
+    "load_model",
+    "load_sae",
+    "measure",
+    "register",
+    "split",
+    "split_tokens",
+    "unregister",
+]

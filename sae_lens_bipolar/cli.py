@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code (0 done, 2 bad input)."""
     # Hosts warn on every run about what this package sets on purpose; errors still come through.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module=r"(sae_lens|transformer_lens|transformers)\.")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "sae_lens", "transformers", "datasets"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

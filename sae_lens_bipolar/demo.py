@@ -23,10 +23,10 @@ from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.census import Census
-from sae_lens_bipolar.checkpoints import load_sae
+from sae_lens_bipolar.checkpoints import load_sae, remove_checkpoints
 from sae_lens_bipolar.corpora import TokenSplit, load_documents, split_tokens
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.files import read_json, write_json
+from sae_lens_bipolar.files import read_json, remove_scratch, write_json
 from sae_lens_bipolar.latents import describe_latents, two_sided_latents
 from sae_lens_bipolar.metrics import Measurement, Reconstruction, measure
 from sae_lens_bipolar.models import DEFAULT_MODEL, check_hook, load_model
@@ -37,7 +37,7 @@ from sae_lens_bipolar.runs import (
     require_same_run,
     start_run,
 )
-from sae_lens_bipolar.training import CHECKPOINTS, RunDirectoryRunner, rows_needed
+from sae_lens_bipolar.training import CHECKPOINTS, PROGRESS, RunDirectoryRunner, rows_needed
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,10 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
     if not _is_done(run_dir):
         assets = load_assets(config)
         start_run(run_dir, resolved, command_line())
+        remove_scratch(run_dir)
         if not (run_dir / CHECKPOINTS).exists():
             train(config, assets, run_dir)
+        remove_checkpoints(run_dir / PROGRESS)
         if not (run_dir / SUMMARY).exists():
             measure_run(config, assets, run_dir)
         describe_run(config, assets, run_dir)

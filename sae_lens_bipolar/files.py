@@ -28,6 +28,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def remove_scratch(directory: str | Path) -> None:
+    """Remove what killed writers left below `directory`; nobody else may be writing there."""
+    for scratch in [path for path in Path(directory).rglob(".*.tmp") if path.is_dir()]:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _replace(new: Path, target: Path, scratch: Path) -> None:
     if target.is_dir():  # a directory cannot be renamed over a full one: move the old one aside
         os.replace(target, scratch / "replaced")

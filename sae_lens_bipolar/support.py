@@ -101,11 +101,7 @@ class Support:
             right: `[d_sae, d_in]`.
         """
         if left.device.type != "cpu":
-            # The gradient of embedding_bag with respect to its weights is just this.
-            weights = left.new_zeros(self.latents.numel(), requires_grad=True)
-            with torch.enable_grad():
-                sums = _weighted_sums(self.latents, self.offsets, weights, right.detach())
-            return torch.autograd.grad(sums, weights, left)[0]
+            return self._dots_by_embedding_bag(left, right)
         zeros = left.new_zeros(self.latents.numel())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse")  # CSR is "in beta", says torch
@@ -113,6 +109,13 @@ class Support:
                 self.offsets, self.latents, zeros, self.shape, check_invariants=False
             )
         return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+
+    def _dots_by_embedding_bag(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        # They are the gradient of embedding_bag with respect to its weights.
+        weights = left.new_zeros(self.latents.numel(), requires_grad=True)
+        with torch.enable_grad():
+            sums = _weighted_sums(self.latents, self.offsets, weights, right.detach())
+        return torch.autograd.grad(sums, weights, left)[0]
 
 
 def _weighted_sums(

@@ -129,7 +129,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         # SAELens saves on an interrupt wherever it is, also between the SAEs of one step; the last
         # sealed checkpoint is the one to continue from.
         done = trainer.n_training_samples
-        # sae-lens 6.54.12 counts a step after saving it (training/multi_sae_trainer.py:137-141), and
+        # sae-lens 6.54.12 counts a step after saving it (training/multi_sae_trainer.py:137-141) and
         # plans the checkpoints already passed again (training/multi_sae_trainer.py:100-109).
         steps = done // self.cfg.train_batch_size_tokens
         trainer.n_training_steps = steps

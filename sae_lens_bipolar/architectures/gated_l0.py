@@ -4,7 +4,7 @@ The baseline of every fair comparison with `sign_aware_gated`: SAELens's own gat
 and saved files (arXiv 2404.16014), plus what `MeetsL0Target` adds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities
 from sae_lens_bipolar.architectures.gated_step import GatedStep
 from sae_lens_bipolar.architectures.l0_control import check_l0_options
+from sae_lens_bipolar.sparse import Projection
 
 
 @dataclass
@@ -78,6 +79,12 @@ class GatedL0TrainingSAE(GatedStep, GatedTrainingSAE):
     def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`W_dec` and `b_dec`, not detached."""
         return self.W_dec, self.b_dec
+
+    @override
+    def preactivations(self, projection: Projection) -> tuple[Projection, torch.Tensor | None]:
+        """SAELens's hidden_pre of gated SAEs is the magnitude path, `exp(r_mag) u + b_mag`."""
+        gain = self.r_mag.exp()
+        return replace(projection, b_enc=self.b_mag / gain), gain
 
     @override
     def gate_scores(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ two runs does not show in the numbers.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
@@ -16,6 +16,7 @@ from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.encoder_input import has_hooks, input_projection
 from sae_lens_bipolar.architectures.l0_control import MeetsL0Target
+from sae_lens_bipolar.sparse import Projection
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
 from sae_lens_bipolar.support import Support
 
@@ -47,6 +48,10 @@ class GatedStep(MeetsL0Target):
     l1_norms: Callable[[], torch.Tensor]
     aux_decoder: Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
+    def preactivations(self, projection: Projection) -> tuple[Projection, torch.Tensor | None]:
+        """The projection, and its scale `[d_sae]` if any, that the dense step calls hidden_pre."""
+        return projection, None
+
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         if not self._qualifies(step_input.sae_in):
@@ -77,12 +82,13 @@ class GatedStep(MeetsL0Target):
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self._on_pairs:
-            return super().encode_with_hidden_pre(x)  # pyright: ignore[reportAbstractUsage]
+            dense: Any = super()
+            return dense.encode_with_hidden_pre(x)
         projection = input_projection(self, x)
         p = self.polarities()
         lower = p.threshold_negative if self.is_two_sided else None
         support, u = sparse.encode_threshold(projection, p.threshold_positive, lower)
-        gates: Any = _Gates(projection)
+        gates: Any = _Gates(*self.preactivations(projection))
         gates.support, gates.u = support, u
         z = bi_jump_relu(u, self.polarities(support.latents), self.is_two_sided)
         return SparseLatents(z, support), gates
@@ -104,8 +110,8 @@ class GatedStep(MeetsL0Target):
         sae_out: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         if not isinstance(hidden_pre, _Gates):
-            dense = super().calculate_aux_loss  # pyright: ignore[reportAbstractUsage]
-            return cast(dict, dense(step_input, feature_acts, hidden_pre, sae_out))
+            dense: Any = super()
+            return dense.calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
         support, u = hidden_pre.support, hidden_pre.u
         pi = gate_code(u, self.polarities(support.latents), self.is_two_sided)
         weighted = pi.abs() * self.l1_norms().index_select(0, support.latents)

@@ -84,7 +84,7 @@ class SparseStep(TopKTrainingSAE):
         support, u = sparse.encode_top_k(projection, self.cfg.k, self.ranking, norm)
         if not self.keeps_negative:
             u = u.relu()
-        latents = u if norm is None else u * norm[support.latents]
+        latents = u if norm is None else u * norm.index_select(0, support.latents)
         return SparseLatents(latents, support, u), DeferredPreactivations(projection, norm)
 
     @override

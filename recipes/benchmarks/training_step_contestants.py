@@ -1,0 +1,155 @@
+"""Who takes part in `training_step.py`: shapes, options, and each contestant's step."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sae_lens import (
+    AbsTopKTrainingSAEConfig,
+    GatedTrainingSAE,
+    GatedTrainingSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+    TrainingSAE,
+)
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAE as StockAbsTopKTrainingSAE
+from sae_lens.training.sae_trainer import SAETrainer
+
+from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
+from sae_lens_bipolar.architectures.sign_aware_gated import (
+    SignAwareGatedTrainingSAE,
+    SignAwareGatedTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.sparse_topk import (
+    SparseTopKTrainingSAE,
+    SparseTopKTrainingSAEConfig,
+)
+
+Step = Callable[[torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    d_in: int
+    d_sae: int
+    k: int
+    batch: int  # samples a step
+    cpu_batch: int | None = None  # the same on CPU, where it differs
+
+
+SHAPES = {
+    "tiny": Shape(32, 1024, 8, 128),  # for tests
+    "pythia-70m": Shape(512, 8192, 51, 4096),
+    "gpt2": Shape(768, 12288, 76, 4096),
+    "qwen3-4b": Shape(2560, 40960, 256, 4096, cpu_batch=512),
+}
+
+
+@dataclass
+class Options:
+    shapes: list[str] = field(default_factory=lambda: ["pythia-70m", "gpt2", "qwen3-4b"])
+    only: list[str] = field(default_factory=list)  # contestants; empty: all
+    steps: int = 5  # timed steps of each contestant in each comparison
+    device: str = "cpu"
+    autocast: bool = False  # SAELens's bfloat16 autocast
+    l0: int = 48  # mean L0 at which sign_aware_gated is timed; SAELens's gated is dense at any
+    memory: bool = True  # measure peak memory, one process a contestant
+    json: str = ""
+    figure: str = ""
+
+
+def sae_lens_step(sae: TrainingSAE[Any], shape: Shape, options: Options) -> Step:
+    """`SAETrainer.step` of a trainer as SAELens's runner makes it."""
+    cfg = SAETrainerConfig(
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=10**9,
+        device=options.device,
+        autocast=options.autocast,
+        lr=1e-4,
+        lr_end=1e-5,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        train_batch_size_samples=batch_size(shape, options),
+        dead_feature_window=1000,
+        feature_sampling_window=2000,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    return SAETrainer(cfg, sae, iter([])).step
+
+
+def sparsify_step(shape: Shape, options: Options) -> Step:
+    """What `sparsify.Trainer` does with a batch (eai-sparsify 1.3.3, trainer.py:410-567)."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints when imported
+        from schedulefree import ScheduleFreeWrapper
+        from sparsify import SparseCoder, SparseCoderConfig
+        from sparsify.sign_sgd import SignSGD
+
+    sae_cfg = SparseCoderConfig(num_latents=shape.d_sae, k=shape.k)
+    sae = SparseCoder(shape.d_in, sae_cfg, device=options.device, dtype=torch.float32)
+    lr = 5e-3 / (shape.d_sae / 2**14) ** 0.5
+    optimizer = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=lr), momentum=0.95)
+    optimizer.train()
+    did_fire = torch.zeros(shape.d_sae, dtype=torch.bool, device=options.device)
+    tokens_since_fired = torch.zeros(shape.d_sae, dtype=torch.long, device=options.device)
+
+    def step(x: torch.Tensor) -> None:
+        sae.set_decoder_norm_to_unit_norm()
+        out = sae(x, total_variance=(x - x.mean(0)).pow(2).sum())
+        did_fire[out.latent_indices.flatten()] = True
+        float(out.fvu.detach())
+        out.fvu.backward()
+        sae.remove_gradient_parallel_to_decoder_directions()
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens_since_fired.add_(x.shape[0])
+        tokens_since_fired[did_fire] = 0
+        did_fire.zero_()
+
+    return step
+
+
+def make_step(name: str, shape: Shape, options: Options) -> Step:
+    """The step of one contestant, at initialisation."""
+    torch.manual_seed(0)
+    if name == "eai-sparsify":
+        return sparsify_step(shape, options)
+    size: dict[str, Any] = {"d_in": shape.d_in, "d_sae": shape.d_sae, "device": options.device}
+    saes: dict[str, Callable[[], TrainingSAE[Any]]] = {
+        "SAELens abstopk": lambda: StockAbsTopKTrainingSAE(
+            AbsTopKTrainingSAEConfig(**size, k=shape.k)
+        ),
+        "our abstopk": lambda: AbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**size, k=shape.k)),
+        "SAELens topk": lambda: TopKTrainingSAE(TopKTrainingSAEConfig(**size, k=shape.k)),
+        "our sparse_topk": lambda: SparseTopKTrainingSAE(
+            SparseTopKTrainingSAEConfig(**size, k=shape.k)
+        ),
+        "SAELens gated": lambda: GatedTrainingSAE(GatedTrainingSAEConfig(**size)),
+        "our sign_aware_gated": lambda: SignAwareGatedTrainingSAE(
+            SignAwareGatedTrainingSAEConfig(**size, threshold_init_l0=options.l0)
+        ),
+    }
+    return sae_lens_step(saes[name](), shape, options)
+
+
+def batch_size(shape: Shape, options: Options) -> int:
+    return shape.cpu_batch or shape.batch if options.device == "cpu" else shape.batch
+
+
+def activations(shape: Shape, options: Options, seed: int = 0) -> torch.Tensor:
+    """A batch, `[batch, d_in]`: rank d_in / 4 plus noise."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = shape.d_in // 4
+    mixing = torch.randn(rank, shape.d_in, generator=torch.Generator().manual_seed(99))
+    code = torch.randn(batch_size(shape, options), rank, generator=generator)
+    x = code @ mixing / rank**0.5
+    return (x + 0.3 * torch.randn(x.shape, generator=generator)).to(options.device)

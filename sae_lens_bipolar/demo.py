@@ -18,7 +18,8 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar import reports
+from sae_lens_bipolar import reports, sparse
+from sae_lens_bipolar.architectures.checks import require_choice
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
@@ -29,7 +30,7 @@ from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files import read_json, remove_scratch, write_json
 from sae_lens_bipolar.latents import describe_latents, two_sided_latents
 from sae_lens_bipolar.metrics import Measurement, Reconstruction, measure
-from sae_lens_bipolar.models import DEFAULT_MODEL, check_hook, load_model
+from sae_lens_bipolar.models import DEFAULT_MODEL, check_hook, load_model, tokenizer_of
 from sae_lens_bipolar.runs import (
     METRICS_FILE,
     command_line,
@@ -63,12 +64,14 @@ class DemoConfig:
     eval_sequences: int = 256  # held-out sequences measured
     loss_sequences: int = 32  # of which the loss is measured on
     latents_shown: int = 12  # two-sided latents described, an SAE
+    arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
     seed: int = 0  # of weights, data order and the held-out split
 
     def __post_init__(self) -> None:
         for name in ("context_size", "d_sae", "training_tokens", "eval_sequences"):
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name}={getattr(self, name)} is not allowed: give 2 or more")
+        require_choice(self.arithmetic, ("auto", "sparse", "dense"), "arithmetic")
         if not 1 <= self.l0 <= self.d_sae:
             raise ConfigError(
                 f"l0={self.l0} is not allowed: it must be from 1 to d_sae={self.d_sae}"
@@ -131,7 +134,7 @@ def load_assets(config: DemoConfig) -> Assets:
     rows = rows_needed(runner_config(config, d_in=check_hook(model, config.hook_name)))
     tokens = split_tokens(
         documents,
-        model.tokenizer,
+        tokenizer_of(model),
         context_size=config.context_size,
         max_train_tokens=rows * config.context_size,
         max_held_out_tokens=config.eval_sequences * config.context_size,
@@ -169,7 +172,8 @@ def runner_config(config: DemoConfig, d_in: int) -> MultiSAETrainingRunnerConfig
 def train(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
     """Train the four SAEs into `run_dir/checkpoints`."""
     cfg = runner_config(config, check_hook(assets.model, config.hook_name))
-    RunDirectoryRunner(cfg, run_dir, assets.model, assets.tokens.train).run()
+    with sparse.mode(config.arithmetic):  # type: ignore[arg-type]
+        RunDirectoryRunner(cfg, run_dir, assets.model, assets.tokens.train).run()
 
 
 def measure_run(config: DemoConfig, assets: Assets, run_dir: Path) -> list[dict[str, Any]]:
@@ -212,15 +216,19 @@ def summarise(measurement: Measurement) -> dict[str, Any]:
 
 def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
     """Write contexts, histograms and output tokens of two-sided latents, an SAE a file."""
-    for name in sae_configs(config, d_in=1):
-        target = _latents_file(run_dir, name)
-        if target.exists():
-            continue
-        sae = load_sae(run_dir / CHECKPOINTS / name)
-        census = Census.from_dict(read_json(run_dir / f"results/census/{name}.json"))
-        chosen = two_sided_latents(census, config.latents_shown)
-        latents = describe_latents(sae, assets.model, _held_out(config, assets), chosen, census)
-        write_json(target, {"name": name, "latents": latents})
+    names = [
+        name for name in sae_configs(config, d_in=1) if not _latents_file(run_dir, name).exists()
+    ]
+    if not names:
+        return
+    saes = {name: load_sae(run_dir / CHECKPOINTS / name) for name in names}
+    census = {
+        name: Census.from_dict(read_json(run_dir / f"results/census/{name}.json")) for name in names
+    }
+    chosen = {name: two_sided_latents(census[name], config.latents_shown) for name in names}
+    described = describe_latents(saes, assets.model, _held_out(config, assets), chosen, census)
+    for name, latents in described.items():
+        write_json(_latents_file(run_dir, name), {"name": name, "latents": latents})
 
 
 def _held_out(config: DemoConfig, assets: Assets) -> torch.Tensor:

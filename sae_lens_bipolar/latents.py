@@ -1,6 +1,6 @@
 """What single latents respond to and what they do: contexts, histograms, output tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.census import Census
 from sae_lens_bipolar.metrics import activations, sink_threshold
+from sae_lens_bipolar.models import tokenizer_of
 
 N_BINS = 41
 
@@ -29,50 +30,55 @@ def two_sided_latents(census: Census, n: int, max_rate: float = 0.1) -> list[int
 
 @torch.no_grad()
 def describe_latents(
-    sae: SAE[Any],
+    saes: Mapping[str, SAE[Any]],
     model: HookedTransformer,
     tokens: torch.Tensor,
-    latents: Sequence[int],
-    census: Census,
+    latents: Mapping[str, Sequence[int]],
+    census: Mapping[str, Census],
     *,
     n_contexts: int = 6,
     radius: int = 14,
     n_tokens: int = 8,
     batch_size: int = 16,
-) -> list[dict[str, Any]]:
+) -> dict[str, list[dict[str, Any]]]:
     """Describe latents by the text they fire on and the tokens their decoder rows favour.
 
     Args:
-        sae: the SAE; reads `sae.cfg.metadata.hook_name` of `model`.
+        saes: SAEs by name; all read one hook of `model`, in shared forward passes.
         tokens: token ids, `[sequences, context_size]`; attention sinks are left out.
-        latents: indices of the latents to describe.
-        census: the SAE's census, for the firing rates.
+        latents: the indices to describe, an SAE a list.
+        census: the SAEs' censuses, for the firing rates.
         n_contexts: strongest contexts a side, at most one from a sequence.
         radius: tokens shown before and after the peak.
         n_tokens: output tokens raised, and as many lowered.
 
     Returns:
-        For each latent `index`, `positive_rate`, `negative_rate`, `histogram`, `contexts`,
+        For each SAE and latent `index`, `positive_rate`, `negative_rate`, `histogram`, `contexts`,
         `raises` and `lowers`, ready for JSON.
     """
-    index = torch.tensor(list(latents), dtype=torch.long)
-    z = _latents_on(sae, model, tokens, index, batch_size)
-    effect = logit_effects(model, sae.W_dec[index.to(sae.device)])
-    return [
-        {
-            "index": latent,
-            "positive_rate": census.positive_rate[latent].item(),
-            "negative_rate": census.negative_rate[latent].item(),
-            "histogram": _histogram(z[..., column]),
-            "contexts": {
-                "positive": _contexts(model, tokens, z[..., column], 1, n_contexts, radius),
-                "negative": _contexts(model, tokens, z[..., column], -1, n_contexts, radius),
-            },
-            "raises": _extreme_tokens(model, effect[column], n_tokens, largest=True),
-            "lowers": _extreme_tokens(model, effect[column], n_tokens, largest=False),
-        }
-        for column, latent in enumerate(index.tolist())
-    ]
+    indices = {name: torch.tensor(list(latents[name]), dtype=torch.long) for name in saes}
+    activity = _activity(saes, model, tokens, indices, batch_size)
+    described = {}
+    for name, sae in saes.items():
+        effect = logit_effects(model, sae.W_dec[indices[name].to(sae.device)])
+        rates = census[name].positive_rate, census[name].negative_rate
+        described[name] = [
+            {
+                "index": latent,
+                "positive_rate": rates[0][latent].item(),
+                "negative_rate": rates[1][latent].item(),
+                "histogram": _histogram(z),
+                "contexts": {
+                    "positive": _contexts(model, tokens, z, 1, n_contexts, radius),
+                    "negative": _contexts(model, tokens, z, -1, n_contexts, radius),
+                },
+                "raises": _extreme_tokens(model, effect[column], n_tokens, largest=True),
+                "lowers": _extreme_tokens(model, effect[column], n_tokens, largest=False),
+            }
+            for column, latent in enumerate(indices[name].tolist())
+            for z in (activity[name][..., column],)
+        ]
+    return described
 
 
 @torch.no_grad()
@@ -91,19 +97,25 @@ def logit_effects(model: HookedTransformer, directions: torch.Tensor) -> torch.T
     return (logits - logits.mean(-1, keepdim=True)).float().cpu()
 
 
-def _latents_on(
-    sae: SAE[Any], model: HookedTransformer, tokens: torch.Tensor, index: torch.Tensor, size: int
-) -> torch.Tensor:
-    """`[sequences, position, n]` activations of the latents `index`, 0 at attention sinks."""
-    hook_name = str(sae.cfg.metadata.hook_name)
-    parts, threshold = [], None
+def _activity(
+    saes: Mapping[str, SAE[Any]],
+    model: HookedTransformer,
+    tokens: torch.Tensor,
+    indices: Mapping[str, torch.Tensor],
+    size: int,
+) -> dict[str, torch.Tensor]:
+    """`[sequences, position, n]` activations of each SAE's chosen latents, 0 at attention sinks."""
+    hook_name = str(next(iter(saes.values())).cfg.metadata.hook_name)
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in saes}
+    threshold: float | None = None
     for start in tqdm(range(0, len(tokens), size), desc="reading contexts", unit="batch"):
         x = activations(model, tokens[start : start + size], hook_name)
-        norms = x.flatten(2).norm(dim=-1)
         threshold = sink_threshold(x.flatten(2)) if threshold is None else threshold
-        z = sae.encode(x)[..., index.to(sae.device)].cpu()
-        parts.append(z * (norms <= threshold).cpu().unsqueeze(-1))
-    return torch.cat(parts)
+        keep = (x.flatten(2).norm(dim=-1) <= threshold).unsqueeze(-1)
+        for name, sae in saes.items():
+            z = sae.encode(x)[..., indices[name].to(sae.device)]
+            parts[name].append((z * keep).cpu())
+    return {name: torch.cat(rows) for name, rows in parts.items()}
 
 
 def _histogram(z: torch.Tensor) -> dict[str, list[float]]:
@@ -148,5 +160,5 @@ def _extreme_tokens(
 
 
 def _strings(model: HookedTransformer, ids: list[int]) -> list[str]:
-    assert model.tokenizer is not None  # models.load_model always brings one
-    return [model.tokenizer.decode([token]) for token in ids]
+    tokenizer = tokenizer_of(model)
+    return [str(tokenizer.decode([token])) for token in ids]

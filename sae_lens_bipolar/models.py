@@ -16,7 +16,12 @@ from huggingface_hub import try_to_load_from_cache
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from sae_lens_bipolar.conversion import to_hooked_transformer
 from sae_lens_bipolar.errors import ConfigError, ModelError, did_you_mean
@@ -191,6 +196,13 @@ def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> str:
 
 
 @torch.no_grad()
+def tokenizer_of(model: HookedTransformer) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; raises ModelError for a model without one."""
+    if model.tokenizer is None:
+        raise ModelError(f"{model.cfg.model_name} has no tokenizer; load it with load_model")
+    return model.tokenizer
+
+
 def check_hook(model: HookedTransformer, hook_name: str) -> int:
     """Return d_in at `hook_name`: the length of the vector SAELens reads there at each position.
 

@@ -13,6 +13,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAEConfig
 from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 
+from sae_lens_bipolar import fused_adam
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
 from sae_lens_bipolar.architectures.batch_abstopk import (
     BatchAbsTopKTrainingSAE,
@@ -100,6 +101,7 @@ def register() -> None:
     Where another package holds a name already, its entry stays and a warning says so: the classes
     of this package can still be imported and passed to SAELens's runners as `override_sae`.
     """
+    fused_adam.enable()
     for name, architecture in ARCHITECTURES.items():
         _enter("training", name, architecture.training, architecture.takes_over)
         if architecture.inference is not None:
@@ -108,6 +110,7 @@ def register() -> None:
 
 def unregister() -> None:
     """Undo `register`: SAELens's registry is as it was. Entries others have changed since stay."""
+    fused_adam.disable()
     for (table_name, name), before in _replaced.items():
         table = _TABLES[table_name]
         if table.get(name) != getattr(ARCHITECTURES[name], table_name):

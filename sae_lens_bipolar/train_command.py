@@ -24,7 +24,7 @@ from sae_lens_bipolar.checkpoints import load_sae
 from sae_lens_bipolar.corpora import load_documents, split_tokens
 from sae_lens_bipolar.errors import ConfigError, did_you_mean
 from sae_lens_bipolar.metrics import measure
-from sae_lens_bipolar.models import check_hook, load_model
+from sae_lens_bipolar.models import check_hook, load_model, tokenizer_of
 
 # SAELens's defaults that would run code from a data set or need an account; flags change them.
 _SAFE_DEFAULTS = ("--dataset_trust_remote_code", "false", "--log_to_wandb", "false")
@@ -52,7 +52,7 @@ def train(flags: Sequence[str], config_file: Path | None = None) -> None:
     if _is_local(cfg.dataset_path):
         tokens = split_tokens(
             load_documents(cfg.dataset_path),
-            model.tokenizer,
+            tokenizer_of(model),
             context_size=cfg.context_size,
             prepend_bos=cfg.prepend_bos,
             seed=cfg.seed,

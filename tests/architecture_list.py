@@ -47,7 +47,6 @@ class Entry:
 
 _GATED = {"l0_target": 4.0, "threshold_init_l0": 4.0, "b_dec_init": "mean"}
 _CONTROLLER = ("l0_controller.multiplier", "l0_controller.mean_l0")
-_UNSCALED = {"folds_norms": False, "saved_folds_norms": False}
 
 
 def _nested(d_sae: int, **fields) -> TrainingSAEConfig:
@@ -71,11 +70,10 @@ ARCHITECTURE_LIST = [
         "abstopk",
         partial(AbsTopKTrainingSAEConfig, k=4, rescale_acts_by_decoder_norm=False),
         *("abstopk", TopKSAE, "unscaled"),
-        **_UNSCALED,
+        folds_norms=False,
+        saved_folds_norms=False,
     ),
-    Entry(
-        "sparse_topk", partial(SparseTopKTrainingSAEConfig, k=4), "topk", TopKSAE, signed=False
-    ),
+    Entry("sparse_topk", partial(SparseTopKTrainingSAEConfig, k=4), "topk", TopKSAE, signed=False),
     Entry(
         *("bi_topk", partial(BiTopKTrainingSAEConfig, k=4), "bi_topk", TopKSAE),
         both_sides_at_once=True,
@@ -106,9 +104,10 @@ ARCHITECTURE_LIST = [
         "bi_jumprelu",
         partial(
             BiJumpReLUTrainingSAEConfig,
-            jumprelu_init_threshold=0.1,
-            jumprelu_bandwidth=0.1,
-            l0_coefficient=0.02,
+            jumprelu_init_threshold=0.4,
+            jumprelu_bandwidth=0.2,
+            decoder_init_norm=0.5,
+            l0_coefficient=0.3,
         ),
         *("bi_jumprelu", JumpReLUSAE),
     ),

@@ -26,7 +26,13 @@ from sae_lens import (
 )
 from sae_lens.config import LoggingConfig
 from sae_lens.registry import get_sae_class, get_sae_training_class
-from sae_lens.saes.sae import SAEConfig, TrainingSAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import (
+    SAEConfig,
+    TrainCoefficientConfig,
+    TrainingSAEConfig,
+    TrainStepInput,
+    TrainStepOutput,
+)
 from sae_lens.synthetic import (
     SyntheticModel,
     SyntheticModelConfig,
@@ -40,6 +46,7 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.corpora import load_documents, split_tokens
 from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.models import tokenizer_of
 from sae_lens_bipolar.polarity import is_signed, signed_latents, split, split_latents
 from sae_lens_bipolar.registration import ARCHITECTURES
 
@@ -60,8 +67,9 @@ def test_the_list_leaves_none_out() -> None:
 
 @pytest.fixture(scope="module")
 def rows(tiny_model: HookedTransformer, tiny_text: Path) -> Dataset:
-    documents = load_documents(str(tiny_text))
-    return split_tokens(documents, tiny_model.tokenizer, context_size=CONTEXT, seed=7).train
+    documents, tokenizer = load_documents(str(tiny_text)), tokenizer_of(tiny_model)
+    split_rows = split_tokens(documents, tokenizer, context_size=CONTEXT, seed=7)
+    return split_rows.train.with_format("torch")
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +102,21 @@ def runner_config(sae: TrainingSAEConfig, **options: Any) -> LanguageModelSAERun
     return LanguageModelSAERunnerConfig(**{**defaults, **options})
 
 
-SHARED: dict[str, Any] = dict(
-    dataset_trust_remote_code=False,
-    train_batch_size_tokens=BATCH,
-    store_batch_size_prompts=8,
-    n_batches_in_buffer=8,
-    n_batches_for_norm_estimate=4,
-    lr=1e-2,
-    lr_warm_up_steps=2,
-    lr_decay_steps=4,
-    dead_feature_window=6,
-    feature_sampling_window=10,
-    model_from_pretrained_kwargs={},
-    logger=LoggingConfig(log_to_wandb=False),
-)
+# Fields of the configurations of both runners on a language model.
+SHARED: dict[str, Any] = {
+    "dataset_trust_remote_code": False,
+    "train_batch_size_tokens": BATCH,
+    "store_batch_size_prompts": 8,
+    "n_batches_in_buffer": 8,
+    "n_batches_for_norm_estimate": 4,
+    "lr": 1e-2,
+    "lr_warm_up_steps": 2,
+    "lr_decay_steps": 4,
+    "dead_feature_window": 6,
+    "feature_sampling_window": 10,
+    "model_from_pretrained_kwargs": {},
+    "logger": LoggingConfig(log_to_wandb=False),
+}
 
 
 def state_of(trainer: SAETrainer[Any, Any]) -> dict[str, Any]:
@@ -419,7 +428,8 @@ def test_folding_normalisation(entry: Entry, train: Any, batches: list[torch.Ten
 def step(sae: TrainingSAE[Any], x: torch.Tensor, i: int = 0) -> TrainStepOutput:
     """One training step's forward and backward pass, a third of the latents dead."""
     coefficients = {
-        name: c if isinstance(c, float) else c.value for name, c in sae.get_coefficients().items()
+        name: c.value if isinstance(c, TrainCoefficientConfig) else c
+        for name, c in sae.get_coefficients().items()
     }
     sae.zero_grad()
     dead = torch.arange(D_SAE) % 3 == 0
@@ -522,7 +532,7 @@ def test_hooked_sae_transformer(
     torch.testing.assert_close(cache[f"{HOOK}.hook_sae_acts_post"], z, rtol=1e-5, atol=1e-5)
     by_hand = tiny_model.run_with_hooks(tokens, fwd_hooks=[(HOOK, lambda value, hook: sae(value))])
     torch.testing.assert_close(replaced, by_hand, rtol=1e-4, atol=1e-4)
-    assert (replaced - logits).abs().max() > 1e-3
+    assert not torch.allclose(replaced, logits, atol=1e-3)
     with_error = hooked.run_with_saes(tokens, saes=[sae], use_error_term=True)
     torch.testing.assert_close(with_error, logits, rtol=1e-4, atol=1e-4)
     # Latents can be steered: without them what is left is the decoder's bias.

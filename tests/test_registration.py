@@ -76,7 +76,8 @@ def test_import_registers_in_a_fresh_process_without_printing() -> None:
     code = (
         "import sae_lens_bipolar, sae_lens_bipolar as again\n"
         "from sae_lens.registry import get_sae_training_class\n"
-        "assert get_sae_training_class('sign_aware_gated')[0].__module__.startswith('sae_lens_bipolar')\n"
+        "found = get_sae_training_class('sign_aware_gated')[0]\n"
+        "assert found.__module__.startswith('sae_lens_bipolar')\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300

@@ -33,30 +33,30 @@ CONTEXT = 16
 def make_config(d_in: int, **options) -> MultiSAETrainingRunnerConfig:
     size = {"d_in": d_in, "d_sae": 48, "normalize_activations": "expected_average_only_in"}
     gated = {**size, "l0_target": 4.0, "threshold_init_l0": 4.0, "b_dec_init": "mean"}
-    defaults = dict(
-        saes={
+    defaults = {
+        "saes": {
             "topk": TopKTrainingSAEConfig(**size, k=4),
             "abstopk": AbsTopKTrainingSAEConfig(**size, k=4),
             "gated": GatedL0TrainingSAEConfig(**gated),
             "sign_aware_gated": SignAwareGatedTrainingSAEConfig(**gated),
         },
-        hook_names="blocks.0.hook_mlp_out",
-        context_size=CONTEXT,
-        training_tokens=640,
-        train_batch_size_tokens=32,
-        store_batch_size_prompts=4,
-        n_batches_in_buffer=8,
-        n_batches_for_norm_estimate=2,
-        exclude_special_tokens=True,
-        lr=1e-2,
-        lr_warm_up_steps=2,
-        lr_decay_steps=5,
-        n_checkpoints=3,
-        dead_feature_window=5,
-        logger=LoggingConfig(log_to_wandb=False),
-        dataset_trust_remote_code=False,
-        seed=7,
-    )
+        "hook_names": "blocks.0.hook_mlp_out",
+        "context_size": CONTEXT,
+        "training_tokens": 640,
+        "train_batch_size_tokens": 32,
+        "store_batch_size_prompts": 4,
+        "n_batches_in_buffer": 8,
+        "n_batches_for_norm_estimate": 2,
+        "exclude_special_tokens": True,
+        "lr": 1e-2,
+        "lr_warm_up_steps": 2,
+        "lr_decay_steps": 5,
+        "n_checkpoints": 3,
+        "dead_feature_window": 5,
+        "logger": LoggingConfig(log_to_wandb=False),
+        "dataset_trust_remote_code": False,
+        "seed": 7,
+    }
     return MultiSAETrainingRunnerConfig(**{**defaults, **options})
 
 
@@ -178,8 +178,8 @@ def test_bad_input_is_refused_before_work_starts(
     model, text = str(tiny_model_dirs["gpt2"]), str(tiny_text)
     with pytest.raises(ModelError, match=r"did you mean 'blocks\.0\.hook_mlp_out'"):
         make_runner(tmp_path, model, text, hook_names="blocks.0.hook_mlp_outt")
+    saes = {"a": AbsTopKTrainingSAEConfig(d_in=33, d_sae=48, k=4)}
     with pytest.raises(ConfigError, match="has width 32"):
-        saes = {"a": AbsTopKTrainingSAEConfig(d_in=33, d_sae=48, k=4)}
         make_runner(tmp_path, model, text, saes=saes)
     with pytest.raises(DataError, match="training_tokens=10000000 needs"):
         make_runner(tmp_path, model, text, training_tokens=10_000_000)

@@ -41,6 +41,8 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.checks import require_choice, require_finite, require_number
 from sae_lens_bipolar.architectures.precision import kept_in_float32
 
+_THRESHOLDS = ("threshold_positive", "threshold_negative")
+
 
 @dataclass
 class BiJumpReLUSAEConfig(SAEConfig):
@@ -62,7 +64,7 @@ class _TwoSidedJump(SAE[Any]):
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
-        for name in ("b_enc", "threshold_positive", "threshold_negative"):
+        for name in ("b_enc", *_THRESHOLDS):
             zeros = torch.zeros(self.cfg.d_sae, dtype=self.dtype, device=self.device)
             setattr(self, name, nn.Parameter(zeros))
 
@@ -149,7 +151,7 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
         tanh       lambda sum_i tanh(c |z_i| |W_dec_i|)
         quadratic  lambda 2 / L0* (L0+ + L0- - L0*)^2
 
-    The thresholds are float32 parameters, projected to 0 or more before every step.
+    The thresholds are float32 parameters, projected to 0 or more before they are used or saved.
     """
 
     cfg: BiJumpReLUTrainingSAEConfig
@@ -157,7 +159,7 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
-        for name in ("threshold_positive", "threshold_negative"):
+        for name in _THRESHOLDS:
             initial = torch.full_like(
                 getattr(self, name), self.cfg.jumprelu_init_threshold, dtype=torch.float32
             )
@@ -165,13 +167,17 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
 
     @override
     def _apply(self, *args: Any, **kwargs: Any) -> "BiJumpReLUTrainingSAE":
-        with kept_in_float32(self, "threshold_positive", "threshold_negative"):
+        with kept_in_float32(self, *_THRESHOLDS):
             super()._apply(*args, **kwargs)
         return self
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents `z` and pre-activations `u`, `[batch, d_sae]` each."""
+        # In place, so that a threshold at 0 keeps its gradient. Below 0, where the optimizer's step
+        # may leave it, both sides of a latent would fire at once.
+        for name in _THRESHOLDS:
+            getattr(self, name).data.clamp_(min=0.0)
         u = self.pre_activations(x)
         positive, negative = self._both_sides(JumpReLU, u)
         return self.hook_sae_acts_post(positive - negative), u
@@ -184,10 +190,13 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
             ActivationError: if the batch holds NaN or infinite values.
         """
         require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        with torch.no_grad():  # in place, so that a threshold at 0 keeps its gradient
-            self.threshold_positive.data.clamp_(min=0.0)
-            self.threshold_negative.data.clamp_(min=0.0)
         return super().training_forward_pass(step_input)
+
+    @override
+    def process_state_dict_for_saving(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_saving(state_dict)
+        for name in _THRESHOLDS:  # the last step's, which no encoding has projected yet
+            state_dict[name].clamp_(min=0.0)
 
     @override
     def calculate_aux_loss(

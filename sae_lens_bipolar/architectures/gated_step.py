@@ -12,7 +12,7 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
-from sae_lens_bipolar import sparse
+from sae_lens_bipolar import fused_adam, sparse
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.encoder_input import has_hooks, input_projection
 from sae_lens_bipolar.architectures.l0_control import MeetsL0Target
@@ -61,6 +61,7 @@ class GatedStep(MeetsL0Target):
     # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
     @torch.compiler.disable()
     def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
+        fused_adam.ask_for(self.W_dec)
         self._on_pairs = True
         try:
             return super().training_forward_pass(step_input)

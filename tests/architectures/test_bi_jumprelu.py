@@ -27,7 +27,7 @@ from family import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
-from sae_lens.saes.sae import TrainCoefficientConfig
+from sae_lens.saes.sae import SAE, TrainCoefficientConfig, TrainingSAE
 
 from sae_lens_bipolar import prox
 from sae_lens_bipolar.architectures.bi_jumprelu import (
@@ -37,6 +37,7 @@ from sae_lens_bipolar.architectures.bi_jumprelu import (
     BiJumpReLUTrainingSAEConfig,
 )
 from sae_lens_bipolar.errors import ActivationError, ConfigError
+from sae_lens_bipolar.polarity import inference_form
 
 LOSSES: dict[str, dict[str, Any]] = {
     "step": {"jumprelu_sparsity_loss_mode": "step"},
@@ -139,6 +140,30 @@ def test_thresholds_are_projected_to_zero_and_stay_trainable() -> None:
     assert torch.equal(output.feature_acts, output.hidden_pre)  # no dead zone: every latent fires
     assert sae.threshold_positive.grad is not None
     assert sae.threshold_positive.grad.abs().max() > 0
+
+
+def test_thresholds_below_zero_are_projected_wherever_they_matter(tmp_path: Path) -> None:
+    """The optimizer's last step may leave them there, and no training step follows it."""
+
+    def below_zero() -> BiJumpReLUTrainingSAE:
+        sae = make()
+        with torch.no_grad():
+            sae.threshold_positive.fill_(-0.2)
+            sae.threshold_negative[::2].fill_(-0.1)
+        return sae
+
+    x = inputs()
+    z, u = below_zero().encode_with_hidden_pre(x)
+    expected = torch.where((u > 0) | (-u > below_zero().threshold_negative.clamp(min=0)), u, 0.0)
+    assert torch.equal(z, expected)  # once each, although both sides reach over 0
+    below_zero().save_model(tmp_path / "training")
+    below_zero().save_inference_model(tmp_path / "inference")
+    training = TrainingSAE.load_from_disk(tmp_path / "training")
+    inference = SAE.load_from_disk(tmp_path / "inference")
+    for loaded in (training, inference, inference_form(below_zero())):
+        assert loaded.threshold_positive.max() == loaded.threshold_positive.min() == 0
+        assert loaded.threshold_negative.min() == 0 < loaded.threshold_negative.max()
+        close(loaded.encode(x), expected)
 
 
 def test_thresholds_stay_float32() -> None:

@@ -55,14 +55,14 @@ class DemoConfig:
     d_sae: int = 2304  # latents of every SAE
     l0: int = 48  # latents per token all four aim at
     context_size: int = 128  # tokens in a sequence, BOS included
-    training_tokens: int = 200_000  # tokens every SAE is trained on
+    training_tokens: int = 199_680  # tokens every SAE is trained on
     train_batch_size_tokens: int = 512  # tokens in one optimiser step
     lr: float = 1e-3  # Adam's learning rate
     lr_warm_up_steps: int = 20  # steps of linear warm-up
     lr_decay_steps: int = 80  # steps of linear decay to 0 at the end
     n_checkpoints: int = 4  # training checkpoints a stopped run can resume from
     eval_sequences: int = 256  # held-out sequences measured
-    loss_sequences: int = 32  # of which the loss is measured on
+    loss_sequences: int = 24  # of which the loss is measured on
     latents_shown: int = 12  # two-sided latents described, an SAE
     arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
     seed: int = 0  # of weights, data order and the held-out split
@@ -182,14 +182,14 @@ def measure_run(config: DemoConfig, assets: Assets, run_dir: Path) -> list[dict[
     saes = {name: load_sae(run_dir / CHECKPOINTS / name) for name in names}
     held_out = _held_out(config, assets)
     found = measure(saes, assets.model, held_out, n_loss_sequences=config.loss_sequences)
-    seconds = {row["sae"]: row["seconds"] for row in read_metrics(run_dir / METRICS_FILE)}
+    last = {row["sae"]: row for row in read_metrics(run_dir / METRICS_FILE)}
     summary = []
     for name, sae in saes.items():
         row = {"name": name, "architecture": sae.cfg.architecture()}
         row |= {"d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, **summarise(found[name])}
-        row |= {"n_train_tokens": config.training_tokens, "seed": config.seed}
+        row |= {"n_train_tokens": last[name]["n_tokens"], "seed": config.seed}
         row |= {"model": config.model, "hook_name": config.hook_name}
-        row |= {"train_seconds": seconds.get(name)}
+        row |= {"train_seconds": last[name]["seconds"]}
         summary.append(row)
         write_json(run_dir / f"results/census/{name}.json", found[name].census.to_dict())
     write_json(run_dir / SUMMARY, summary)

@@ -6,6 +6,7 @@ of a residual stream, so every figure is given twice: without them (they keep th
 when the loss is measured, and no average includes them) and with them.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -212,20 +213,31 @@ class _Losses:
         predicted = keep[:, :-1]  # the loss at a position is that of predicting the next token
         self.counts[False] += predicted.numel()
         self.counts[True] += int(predicted.sum())
-        for model, hook in (("clean", None), ("zero", _zero)):
-            loss = self._loss(tokens, hook)
+        for model, value in (("clean", x), ("zero", torch.zeros_like(x))):
+            loss = self._loss(tokens, value)
             self._note((model, False), loss)
             self._note((model, True), loss[predicted])
         shape = (*keep.shape, *(1 for _ in x.shape[2:]))
         for name, sae in self.saes.items():
             xhat = sae(x)
-            self._note((f"sae:{name}", False), self._loss(tokens, partial(_patch, value=xhat)))
-            value = torch.where(keep.reshape(shape), xhat, x)
-            loss = self._loss(tokens, partial(_patch, value=value))
-            self._note((f"sae:{name}", True), loss[predicted])
+            patched = self._loss(tokens, xhat)
+            self._note((f"sae:{name}", False), patched)
+            if not keep.all():
+                patched = self._loss(tokens, torch.where(keep.reshape(shape), xhat, x))
+            self._note((f"sae:{name}", True), patched[predicted])
 
-    def _loss(self, tokens: torch.Tensor, hook: Any) -> torch.Tensor:
-        hooks: list[Any] = [(self.hook_name, hook)] if hook is not None else []
+    def _loss(self, tokens: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Next-token losses `[batch, position - 1]` with `value` at the hook."""
+        layer = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", self.hook_name)
+        if layer is not None:  # nothing before the hook matters
+            return self.model(
+                value,
+                return_type="loss",
+                loss_per_token=True,
+                start_at_layer=int(layer[1]) + 1,
+                tokens=tokens,
+            )
+        hooks: list[Any] = [(self.hook_name, partial(_patch, value=value))]
         return self.model.run_with_hooks(
             tokens, return_type="loss", loss_per_token=True, fwd_hooks=hooks, prepend_bos=False
         )
@@ -239,10 +251,6 @@ class _Losses:
         )
         recovered = (zero - patched) / (zero - clean) if zero != clean else float("nan")
         return {"loss_recovered": recovered, "n_loss_tokens": self.counts[without_sinks]}
-
-
-def _zero(activations: torch.Tensor, hook: Any) -> torch.Tensor:
-    return torch.zeros_like(activations)
 
 
 def _patch(activations: torch.Tensor, hook: Any, value: torch.Tensor) -> torch.Tensor:

@@ -102,13 +102,19 @@ class Support:
         """
         if left.device.type != "cpu":
             return self._dots_by_embedding_bag(left, right)
-        zeros = left.new_zeros(self.latents.numel())
+        # Latent by latent, so that a row of `right` is read once and stays in the cache.
+        order, samples, offsets = self._by_latent
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse")  # CSR is "in beta", says torch
             pattern = torch.sparse_csr_tensor(
-                self.offsets, self.latents, zeros, self.shape, check_invariants=False
+                offsets,
+                samples,
+                left.new_zeros(samples.numel()),
+                (self.d_sae, left.shape[0]),
+                check_invariants=False,
             )
-        return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+        ordered = torch.sparse.sampled_addmm(pattern, right, left.t(), beta=0.0).values()
+        return torch.empty_like(ordered).index_copy_(0, order, ordered)
 
     def _dots_by_embedding_bag(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         # They are the gradient of embedding_bag with respect to its weights.

@@ -17,6 +17,7 @@ from sae_lens_bipolar.errors import ActivationError, DataError
 from sae_lens_bipolar.metrics import measure, nmse, sink_threshold
 
 HOOKS = [
+    ("blocks.0.hook_resid_post", "none"),
     ("blocks.1.hook_resid_post", "none"),
     ("blocks.0.hook_mlp_out", "none"),
     ("blocks.0.hook_attn_out", "none"),

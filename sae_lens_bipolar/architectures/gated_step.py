@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput
 from typing_extensions import override
 
-from sae_lens_bipolar import fused_adam, sparse
+from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
-from sae_lens_bipolar.architectures.encoder_input import has_hooks, input_projection
 from sae_lens_bipolar.architectures.l0_control import MeetsL0Target
+from sae_lens_bipolar.architectures.step_on_pairs import StepOnPairs, input_projection
 from sae_lens_bipolar.sparse import Projection
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
 from sae_lens_bipolar.support import Support
@@ -28,18 +28,15 @@ class _Gates(DeferredPreactivations):
     u: torch.Tensor
 
 
-class GatedStep(MeetsL0Target):
+class GatedStep(StepOnPairs, MeetsL0Target):
     """Mixin: `encode`, `decode` and the gate terms of a gated training SAE on open gates only.
 
         z = BiJumpReLU(u)      xhat = z W_dec + b_dec
         lambda sum_i |pi_i| |W_dec_i| + c |x - (pi W_dec + b_dec)|^2
 
-    Dense equivalent: the methods of the class it is mixed into, which also run where hooks sit on
-    pre- or post-activations, the activations are normalised token by token, the running mean L0 is
-    above the density at which dense products are faster, or under `sparse.mode("dense")`.
+    Dense equivalent: the methods of the class it is mixed into. A step is that one too while the
+    running mean L0 is high, or where activations are normalised token by token; see `StepOnPairs`.
     """
-
-    _on_pairs: bool = False
 
     # What the class below in the MRO says of itself.
     is_two_sided: bool
@@ -53,32 +50,12 @@ class GatedStep(MeetsL0Target):
         return projection, None
 
     @override
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        if not self._qualifies(step_input.sae_in):
-            return super().training_forward_pass(step_input)
-        return self._step_on_pairs(step_input)
-
-    # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
-    @torch.compiler.disable()
-    def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
-        fused_adam.ask_for(self.W_dec)
-        self._on_pairs = True
-        try:
-            return super().training_forward_pass(step_input)
-        finally:
-            self._on_pairs = False
-
-    def _qualifies(self, sae_in: torch.Tensor) -> bool:
+    def step_density(self) -> float | None:
         if not self.l0_controller.has_seen_data:
-            return False
-        density = self.l0_controller.mean_l0.item() / self.cfg.d_sae
-        return (
-            sparse.prefer_sparse(density, self.W_dec.device, self.W_dec.dtype)
-            and sae_in.ndim == 2
-            and self.cfg.normalize_activations not in ("layer_norm", "constant_norm_rescale")
-            and not has_hooks(self.hook_sae_acts_pre)
-            and not has_hooks(self.hook_sae_acts_post)
-        )
+            return None
+        if self.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+            return None
+        return self.l0_controller.mean_l0.item() / self.cfg.d_sae
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,14 +70,6 @@ class GatedStep(MeetsL0Target):
         gates.support, gates.u = support, u
         z = bi_jump_relu(u, self.polarities(support.latents), self.is_two_sided)
         return SparseLatents(z, support), gates
-
-    @override
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        if not isinstance(feature_acts, SparseLatents):
-            return super().decode(feature_acts)
-        recons = sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
-        recons = self.hook_sae_recons(recons + self.b_dec)
-        return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
 
     @override
     def calculate_aux_loss(

@@ -45,7 +45,8 @@ def check_l0_options(cfg: Any) -> None:
 def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
     """Per-latent thresholds `[d_sae]` above which `l0` latents fire on average.
 
-    Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often.
+    Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often: in
+    `round(batch l0 / d_sae)` samples of the batch, at least one.
 
     Args:
         scores: `[batch, d_sae]`; a latent fires where its score is above its threshold.
@@ -53,8 +54,9 @@ def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
     """
     batch, d_sae = scores.shape
     fire = min(max(round(batch * l0 / d_sae), 1), batch - 1)
-    # kthvalue counts from below and the k-th itself stays silent: `fire` scores lie above it.
-    return scores.kthvalue(batch - fire, dim=0).values
+    # Half way between the last score that fires and the first that does not: on a score itself,
+    # rounding would decide which side of its threshold that sample is.
+    return scores.topk(fire + 1, dim=0).values[-2:].mean(dim=0)
 
 
 class L0Controller(nn.Module):

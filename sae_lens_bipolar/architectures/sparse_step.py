@@ -1,9 +1,4 @@
-"""The training step that top-k architectures share: SAELens's own, on sparse latents.
-
-SAELens's `training_forward_pass` calls `encode_with_hidden_pre`, `decode` and
-`calculate_aux_loss`; only these three are replaced, and only within a step that qualifies.
-Everywhere else the SAE is SAELens's.
-"""
+"""The training step that top-k architectures share: SAELens's own, on sparse latents."""
 
 from typing import Any
 
@@ -12,16 +7,14 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import TopKTrainingSAE
 from typing_extensions import override
 
-from sae_lens_bipolar import fused_adam, sparse
+from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.checks import require_finite, require_k
-from sae_lens_bipolar.architectures.encoder_input import has_hooks, input_projection
+from sae_lens_bipolar.architectures.step_on_pairs import StepOnPairs, input_projection
 from sae_lens_bipolar.selection import Ranking, top_k
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
 
-fused_adam.enable()
 
-
-class SparseStep(TopKTrainingSAE):
+class SparseStep(StepOnPairs, TopKTrainingSAE):
     """Mixin for a `TopKTrainingSAE`: the same step, loss and gradients, on active pairs only.
 
     With n the decoder's row norms, or 1 without `rescale_acts_by_decoder_norm`:
@@ -31,9 +24,7 @@ class SparseStep(TopKTrainingSAE):
 
     n cancels from the reconstruction, and so from its gradient: it decides only what is kept.
 
-    A step is SAELens's dense one where hooks sit on pre- or post-activations, the input has three
-    dimensions, k / d_sae is above the density at which dense products are faster, or under
-    `sparse.mode("dense")`.
+    See `StepOnPairs` for when a step is SAELens's dense one.
 
     Raises:
         ConfigError: unless `1 <= k <= d_sae`.
@@ -42,7 +33,6 @@ class SparseStep(TopKTrainingSAE):
 
     ranking: Ranking = "value"
     keeps_negative: bool = False
-    _on_pairs: bool = False
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         require_k(cfg.k, cfg.d_sae)
@@ -51,28 +41,11 @@ class SparseStep(TopKTrainingSAE):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        if not self._qualifies(step_input.sae_in):
-            return super().training_forward_pass(step_input)
-        return self._step_on_pairs(step_input)
+        return super().training_forward_pass(step_input)
 
-    # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
-    @torch.compiler.disable()
-    def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
-        fused_adam.ask_for(self.W_dec)
-        self._on_pairs = True
-        try:
-            return super().training_forward_pass(step_input)
-        finally:
-            self._on_pairs = False
-
-    def _qualifies(self, sae_in: torch.Tensor) -> bool:
-        density = self.cfg.k / self.cfg.d_sae
-        return (
-            sparse.prefer_sparse(density, self.W_dec.device, self.W_dec.dtype)
-            and sae_in.ndim == (3 if self.hook_z_reshaping_mode else 2)
-            and not has_hooks(self.hook_sae_acts_pre)
-            and not has_hooks(self.hook_sae_acts_post)
-        )
+    @override
+    def step_density(self) -> float:
+        return self.cfg.k / self.cfg.d_sae
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,15 +59,6 @@ class SparseStep(TopKTrainingSAE):
             u = u.relu()
         latents = u if norm is None else u * norm.index_select(0, support.latents)
         return SparseLatents(latents, support, u), DeferredPreactivations(projection, norm)
-
-    @override
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        """SAELens's, or for the latents of a qualifying step the same from their pairs."""
-        if not isinstance(feature_acts, SparseLatents):
-            return super().decode(feature_acts)
-        recons = sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
-        recons = self.hook_sae_recons(recons + self.b_dec)
-        return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
 
     @override
     def calculate_aux_loss(

@@ -161,8 +161,9 @@ def test_thresholds_below_zero_are_projected_wherever_they_matter(tmp_path: Path
     training = TrainingSAE.load_from_disk(tmp_path / "training")
     inference = SAE.load_from_disk(tmp_path / "inference")
     for loaded in (training, inference, inference_form(below_zero())):
-        assert loaded.threshold_positive.max() == loaded.threshold_positive.min() == 0
-        assert loaded.threshold_negative.min() == 0 < loaded.threshold_negative.max()
+        positive, negative = map(loaded.get_parameter, ("threshold_positive", "threshold_negative"))
+        assert positive.max() == positive.min() == 0
+        assert negative.min() == 0 < negative.max()
         close(loaded.encode(x), expected)
 
 

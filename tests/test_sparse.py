@@ -163,7 +163,7 @@ def test_dots_the_way_other_devices_take() -> None:
 
 
 def test_blocks_of_latents_cover_every_latent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_lens_bipolar.support._TRANSPOSE_BLOCK", 48)
+    monkeypatch.setattr("sae_lens_bipolar.support._TRANSPOSE_BLOCK", 48 * D_IN)
     support, values = encode_top_k(projection(), 7)
     left = leaf(BATCH, D_IN, seed=6).detach()
     assert_close(

@@ -55,7 +55,7 @@ class DemoConfig:
     d_sae: int = 2304  # latents of every SAE
     l0: int = 48  # latents per token all four aim at
     context_size: int = 128  # tokens in a sequence, BOS included
-    training_tokens: int = 199_680  # tokens every SAE is trained on
+    training_tokens: int = 153_600  # tokens every SAE is trained on
     train_batch_size_tokens: int = 512  # tokens in one optimiser step
     lr: float = 1e-3  # Adam's learning rate
     lr_warm_up_steps: int = 20  # steps of linear warm-up

@@ -61,7 +61,7 @@ class DemoConfig:
     lr_warm_up_steps: int = 20  # steps of linear warm-up
     lr_decay_steps: int = 80  # steps of linear decay to 0 at the end
     n_checkpoints: int = 4  # training checkpoints a stopped run can resume from
-    eval_sequences: int = 256  # held-out sequences measured
+    eval_sequences: int = 192  # held-out sequences measured
     loss_sequences: int = 24  # of which the loss is measured on
     latents_shown: int = 12  # two-sided latents described, an SAE
     arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density

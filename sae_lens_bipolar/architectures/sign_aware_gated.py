@@ -16,7 +16,7 @@ formulas; where it is silent they follow the Gated SAE of arXiv 2404.16014. With
 the sparsity term this matters as much as in the auxiliary one: the Gated SAE's paper holds the
 decoder at unit norm, SAELens does not, and once the auxiliary term no longer holds it up either,
 the sparsity term shrinks it without end (`detach_l1_decoder=False`: R^2 0.59 and falling after 200
-steps of 512 on SmolLM2 layer 12, against 0.74; one seed).
+steps of 512 on SmolLM2 layer 12 with d_sae 1152 and an L0 target of 32, against 0.74; one seed).
 """
 
 import math

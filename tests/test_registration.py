@@ -28,7 +28,9 @@ def tables() -> tuple[dict, dict]:
 def test_every_architecture_is_registered_and_importing_twice_changes_nothing() -> None:
     for name, architecture in ARCHITECTURES.items():
         assert SAE_TRAINING_CLASS_REGISTRY[name] == architecture.training
-        inference = architecture.training[1](d_in=4, d_sae=8).get_inference_config_class()
+        options = {"matryoshka_widths": [16, 128]} if name.startswith("matryoshka") else {}
+        cfg = architecture.training[1](d_in=4, d_sae=128, **options)
+        inference = cfg.get_inference_config_class()
         assert inference.architecture() in SAE_CLASS_REGISTRY
         if architecture.inference:
             assert SAE_CLASS_REGISTRY[name] == architecture.inference

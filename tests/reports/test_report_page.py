@@ -150,7 +150,11 @@ def test_a_changed_number_with_sinks_changes_its_cell(run_dir: Path, key: str):
     [
         ("results/summary.json", {"n_train_tokens": 987654}, "987,654 tokens"),
         ("results/summary.json", {"n_eval_tokens": 4321}, "4,321 held-out tokens"),
-        ("results/summary.json", {"n_sink_tokens": 77}, "77 held-out tokens, besides the 65,536 measured"),
+        (
+            "results/summary.json",
+            {"n_sink_tokens": 77},
+            "77 held-out tokens, besides the 65,536 measured",
+        ),
         ("results/summary.json", {"model": "pythia-70m"}, "pythia-70m"),
         ("results/summary.json", {"hook_name": "blocks.3.hook_mlp_out"}, "blocks.3.hook_mlp_out"),
         ("results/summary.json", {"seed": 7}, "Seed 7."),

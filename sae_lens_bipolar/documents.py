@@ -122,7 +122,9 @@ def _read_folder(path: Path, column: str | None, split: str) -> Iterator[Documen
         stored = datasets.load_from_disk(str(path))
         if isinstance(stored, datasets.DatasetDict):
             if split not in stored:
-                raise DataError(f"{path} has no split {split!r}, only {', '.join(stored)}")
+                raise DataError(
+                    f"{path} has no split {split!r}, only {', '.join(map(str, stored))}"
+                )
             stored = stored[split]
         yield from _rows(stored, path.name, column)
         return

@@ -90,9 +90,9 @@ def sae_lens_step(sae: TrainingSAE[Any], shape: Shape, options: Options) -> Step
 def sparsify_step(shape: Shape, options: Options) -> Step:
     """What `sparsify.Trainer` does with a batch (eai-sparsify 1.3.3, trainer.py:410-567)."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints when imported
-        from schedulefree import ScheduleFreeWrapper
-        from sparsify import SparseCoder, SparseCoderConfig
-        from sparsify.sign_sgd import SignSGD
+        from schedulefree import ScheduleFreeWrapper  # pyright: ignore[reportMissingImports]
+        from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
+        from sparsify.sign_sgd import SignSGD  # pyright: ignore[reportMissingImports]
 
     sae_cfg = SparseCoderConfig(num_latents=shape.d_sae, k=shape.k)
     sae = SparseCoder(shape.d_in, sae_cfg, device=options.device, dtype=torch.float32)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# What a development environment holds; `make EXTRAS=all test` adds the benchmark suites.
+# What a development environment holds; `make EXTRAS=all ...` adds what the speed comparison needs.
 EXTRAS ?= dev
 # One process a core; torch's own threads would only fight over them.
 TEST_WORKERS ?= 2

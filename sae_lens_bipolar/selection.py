@@ -50,7 +50,8 @@ def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torc
     while levels:
         level = levels.pop()
         n = level.shape[1] // _GROUP
-        indices = torch.cat([indices + n * j for j in range(_GROUP)], dim=1)
+        members = torch.arange(0, level.shape[1], n, device=u.device)
+        indices = (indices.unsqueeze(1) + members.unsqueeze(1)).flatten(1)
         candidates = level.gather(1, indices)
         ranked = _rank(candidates, ranking) if level is u else candidates
         best = ranked.topk(k, sorted=False).indices

@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-# Entries of the gradient that are held at a time while it is transposed; they stay in the cache.
-_TRANSPOSE_BLOCK = 1 << 20
+# Entries of the gradient that are held at a time while it is transposed: a megabyte, which
+# stays in a core's own cache while its columns are read.
+_TRANSPOSE_BLOCK = 1 << 18
 
 
 @dataclass(eq=False)
@@ -42,7 +43,9 @@ class Support:
     @cached_property
     def _by_latent(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The pairs in order of their latent: permutation, samples, where each latent begins."""
-        order = self.latents.sort(stable=True).indices
+        # Short keys sort two to three times as fast.
+        keys = torch.int16 if self.d_sae <= 1 << 15 else torch.int32
+        order = self.latents.to(keys).sort(stable=True).indices
         counts = torch.bincount(self.latents, minlength=self.d_sae)
         return order, self.samples[order], F.pad(counts.cumsum(0), (1, 0))
 

@@ -56,8 +56,10 @@ def require_finite(sae_in: torch.Tensor, hook_name: str | None, step: int) -> No
         hook_name: `cfg.metadata.hook_name`, named in the message.
         step: the number of training steps done before this batch.
     """
+    if sae_in.detach().sum().isfinite():  # one pass; NaN and infinities survive a sum
+        return
     finite = torch.isfinite(sae_in)
-    if finite.all():
+    if finite.all():  # the sum itself overflowed
         return
     activations = sae_in.numel() // sae_in.shape[-1]
     rows = int((~finite).reshape(activations, -1).any(dim=-1).sum())

@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="redraw tables, figures and page of a run")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.set_defaults(run=_report)
+
+    publish = commands.add_parser(
+        "publish", help="upload the SAEs of a run, or one, to the Hugging Face Hub, with a card"
+    )
+    _add_publish_options(publish)
+    publish.set_defaults(run=_publish)
     return parser
 
 
@@ -73,6 +79,19 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
         flag = "--" + field.name.replace("_", "-")
         kind: Any = type(field.default)
         parser.add_argument(flag, type=kind, default=field.default, metavar=kind.__name__)
+
+
+def _add_publish_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("path", type=Path, metavar="RUN_OR_CHECKPOINT", help="directory of a run or of one SAE")
+    add("repo_id", metavar="REPO_ID", help="owner/name on the Hub, created if it does not exist")
+    add("--dry-run", action="store_true", help="only write the folder and card, to look at")
+    add("--private", action="store_true", help="create the repository as a private one")
+    add("--revision", default="main", help="branch, created if it does not exist (default: main)")
+    add("--id", help="folder of the SAE in the repository; for a run, the prefix of its names")
+    add("--license", help="Hub identifier of the weights' licence; asked for if not given")
+    add("--no-split", dest="with_split", action="store_false", help="leave the splits out")
+    add("--message", help="first line of the commit")
 
 
 def _demo(options: argparse.Namespace, _: Sequence[str]) -> None:
@@ -98,6 +117,27 @@ def _report(options: argparse.Namespace, _: Sequence[str]) -> None:
     page = reports.render(options.run_dir)
     print(tables.text(reports.read_run(options.run_dir).summary))
     print(f"page: {page}")
+
+
+def _publish(options: argparse.Namespace, _: Sequence[str]) -> None:
+    from sae_lens_bipolar.hub import PublishConfig, publish
+
+    names = [field.name for field in fields(PublishConfig)]
+    config = PublishConfig(**{name: getattr(options, name) for name in names})
+    done = publish(
+        options.path,
+        config,
+        dry_run=options.dry_run,
+        ask_license=_ask_license if sys.stdin.isatty() else None,
+    )
+    if done.folder is not None:
+        print(f"written, not sent: {done.folder} (card: {done.folder / 'README.md'})")
+    else:
+        print(f"published and checked: {', '.join(done.ids)}\n{done.url} at {done.commit}")
+
+
+def _ask_license(sentence: str) -> str:
+    return input(f"Licence of the weights, as the Hub names it ({sentence}): ")
 
 
 if __name__ == "__main__":

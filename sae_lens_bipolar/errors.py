@@ -31,6 +31,14 @@ class CheckpointError(BipolarError):
     """A checkpoint is incomplete, damaged, or belongs to another architecture."""
 
 
+class LockError(BipolarError):
+    """Another process works in the run directory; the message names it."""
+
+
+class HubError(BipolarError):
+    """The Hugging Face Hub refused, failed or could not be reached while publishing."""
+
+
 def did_you_mean(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return `"; did you mean 'a', 'b'?"` with the known names nearest to `name`, or `""`."""
     near = get_close_matches(name, list(known), n=n, cutoff=0.5)

@@ -1,5 +1,8 @@
 """Which architectures exist, and how they sit beside SAELens's own.
 
+Published weights name their architecture with `PREFIX` ("sae_lens_bipolar.sign_aware_gated"): a
+SAELens without this package raises KeyError with just that name, so the name says what to import.
+
 SAELens keeps two tables, one of training and one of inference classes, and refuses a second entry
 under a name. `register` fills free names, takes over only the training slot of `abstopk` (a drop-in
 for SAELens's class: same config, loss, gradients and files), and never raises on a clash.
@@ -87,6 +90,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gated_l0": Architecture((GatedL0TrainingSAE, GatedL0TrainingSAEConfig)),
 }
 
+PREFIX = "sae_lens_bipolar."  # of the second name under which inference classes are registered
+
 # (table, name) -> what stood there before, None where nothing did.
 _replaced: dict[tuple[str, str], Any] = {}
 _TABLES: dict[str, dict[str, Any]] = {
@@ -106,6 +111,13 @@ def register() -> None:
         _enter("training", name, architecture.training, architecture.takes_over)
         if architecture.inference is not None:
             _enter("inference", name, architecture.inference, False)
+            _enter("inference", PREFIX + name, architecture.inference, False)
+
+
+def published_name(architecture: str) -> str:
+    """`architecture` as published weights name it: with `PREFIX` unless stock SAELens has it."""
+    known = ARCHITECTURES.get(architecture)
+    return PREFIX + architecture if known is not None and known.inference else architecture
 
 
 def unregister() -> None:
@@ -113,7 +125,7 @@ def unregister() -> None:
     fused_adam.disable()
     for (table_name, name), before in _replaced.items():
         table = _TABLES[table_name]
-        if table.get(name) != getattr(ARCHITECTURES[name], table_name):
+        if table.get(name) != getattr(ARCHITECTURES[name.removeprefix(PREFIX)], table_name):
             continue
         if before is None:
             del table[name]

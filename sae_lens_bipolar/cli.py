@@ -17,7 +17,7 @@ EXIT_BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code (0 done, 2 bad input)."""
+    """Run the command line; returns its exit code: 0 done, 2 bad input, 3 in part (bench)."""
     # Hosts warn on every run about what this package sets on purpose; errors still come through.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(sae_lens|transformer_lens|transformers)\.")
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and options.command != "train":
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
-        options.run(options, rest)
+        code = options.run(options, rest)
     except BipolarError as error:
         print(f"sae-lens-bipolar: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="redraw tables, figures and page of a run")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.set_defaults(run=_report)
+
+    bench = commands.add_parser(
+        "bench", help="run SAEBench's suites on SAEs, signed and as their polarity split"
+    )
+    _add_bench_options(bench)
+    bench.set_defaults(run=_bench)
 
     publish = commands.add_parser(
         "publish", help="upload the SAEs of a run, or one, to the Hugging Face Hub, with a card"
@@ -102,6 +108,18 @@ def _demo(options: argparse.Namespace, _: Sequence[str]) -> None:
     )
     page = run_demo(config, options.output)
     print(f"page: {page}")
+
+
+def _add_bench_options(parser: argparse.ArgumentParser) -> None:
+    from sae_lens_bipolar.saebench import command
+
+    command.add_options(parser)
+
+
+def _bench(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from sae_lens_bipolar.saebench import command
+
+    return command.run(options)
 
 
 def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:

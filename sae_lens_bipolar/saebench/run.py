@@ -1,0 +1,291 @@
+"""`bench`: every suite on every SAE and protocol, resumable, nothing run that cannot finish."""
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from sae_lens_bipolar.errors import BipolarError, ConfigError, ModelError
+from sae_lens_bipolar.files import sha256_of, write_json
+from sae_lens_bipolar.locks import lock_run
+from sae_lens_bipolar.models import BUNDLED, bundled_model_dir, check_hook
+from sae_lens_bipolar.runs import command_line, require_same_run, start_run
+from sae_lens_bipolar.saebench import assets, store
+from sae_lens_bipolar.saebench.config import BenchConfig
+from sae_lens_bipolar.saebench.hosts import require_saebench
+from sae_lens_bipolar.saebench.isolation import isolated
+from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
+from sae_lens_bipolar.saebench.results import write_rows
+from sae_lens_bipolar.saebench.sources import Source, find_saes
+
+logger = logging.getLogger(__name__)
+# May differ between commands on one output directory: they decide what is run, not its numbers.
+_FREE = ("suites", "protocols", "keep_caches", "llm_batch_size", "sae_batch_size")
+
+
+class NotRun(NamedTuple):
+    """A run that gave no number, and why."""
+
+    sae: str
+    suite: str
+    protocol: str
+    reason: str
+
+
+class BenchOutcome(NamedTuple):
+    """What `bench` found."""
+
+    rows: list[dict[str, Any]]  # as in results/saebench.csv
+    not_run: list[NotRun]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """An SAE, and what decides how it is run."""
+
+    source: Source
+    architecture: str
+    hook: str
+    model: str
+    one_run: bool  # non-negative: signed and split are one run
+
+    @property
+    def layer(self) -> int:
+        found = re.search(r"\d+", self.hook)
+        if found is None:
+            raise ConfigError(f"hook_name={self.hook!r} of {self.source.name} names no layer")
+        return int(found.group())
+
+
+class _Task(NamedTuple):
+    subject: _Subject
+    suite: str
+    protocol: str  # under which it is stored
+    protocols: tuple[str, ...]  # under which its numbers are reported
+
+
+def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -> BenchOutcome:
+    """Run SAEBench's suites on SAEs, each on the protocols `signed` and `split`.
+
+    Args:
+        saes: checkpoint or run directories (every SAE of a run), Hub names `owner/name:id`.
+        output: where everything goes (see `store`); the same call again continues a stopped one,
+            and calls with further SAEs, suites or protocols add to it.
+        config: suites, protocols and sizes.
+
+    Returns:
+        All rows of `output`, and the runs of this call that gave no number, with the reason.
+
+    Raises:
+        BenchError: if SAEBench is not installed, or of a version that is not answered to.
+        CheckpointError, ConfigError, LockError: bad input, before any forward pass.
+    """
+    require_saebench()
+    output = Path(output).expanduser().resolve()
+    resolved = assets.resolve_paths(config)
+    subjects = [_subject(source, config) for source in find_saes(saes)]
+    identity = {name: value for name, value in vars(config).items() if name not in _FREE}
+    with lock_run(output):
+        require_same_run(output, identity)
+        pending = _pending(subjects, resolved, output)
+        start_run(output, identity, command_line())
+        store.clean(output)
+        not_run = _run_all(pending, resolved, output) if pending else []
+        if not config.keep_caches:
+            store.remove_caches(output)
+        return _report(output, not_run)
+
+
+def _subject(source: Source, config: BenchConfig) -> _Subject:
+    sae = source.load()
+    hook, model = sae.cfg.metadata.hook_name, config.model or sae.cfg.metadata.model_name
+    if not hook:
+        raise ConfigError(f"{source.origin} does not say its hook_name (cfg.json, metadata)")
+    if not model:
+        raise ConfigError(f"{source.origin} does not say its model: give --model")
+    return _Subject(source, sae.cfg.architecture(), str(hook), str(model), is_one_run(sae))
+
+
+def _pending(subjects: Iterable[_Subject], config: BenchConfig, output: Path) -> list[_Task]:
+    tasks = [task for subject in subjects for task in _tasks(subject, config)]
+    done = [
+        store.is_finished(
+            output, task.suite, task.protocol, task.subject.source.name, _identity(task, config)
+        )
+        for task in tasks
+    ]
+    return [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
+
+
+def _tasks(subject: _Subject, config: BenchConfig) -> list[_Task]:
+    if subject.one_run:
+        return [_Task(subject, suite, "signed", config.protocols) for suite in config.suites]
+    return [
+        _Task(subject, suite, protocol, (protocol,))
+        for suite in config.suites
+        for protocol in config.protocols
+    ]
+
+
+def _identity(task: _Task, config: BenchConfig) -> dict[str, Any]:
+    from sae_lens_bipolar.saebench import suites
+
+    return {
+        "SAE": task.subject.source.digest,
+        "model": _model_identity(task.subject.model),
+        "configuration": suites.fields_of(task.suite, config),
+    }
+
+
+@lru_cache(maxsize=16)
+def _model_identity(name: str) -> str:
+    """A model's name; for a directory also what is in it."""
+    folder = bundled_model_dir(name) if name in BUNDLED else Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return " ".join([Path(name).name, *(sha256_of(file)[:16] for file in files if file.is_file())])
+
+
+def _run_all(pending: Sequence[_Task], config: BenchConfig, output: Path) -> list[NotRun]:
+    models = list(dict.fromkeys(task.subject.model for task in pending))
+    found = assets.check_assets(config, models)
+    print(assets.table(found), flush=True)
+    absent = {asset.name: asset.problem for asset in found if asset.kind == "model"}
+    not_run, possible = [], []
+    for task in pending:
+        reason = absent[task.subject.model] or _refusal(task, found)
+        if reason:
+            not_run += _not_run(task, reason)
+        else:
+            possible.append(task)
+    with tqdm(total=len(possible), desc="SAEBench", unit="run") as progress:
+        for name in dict.fromkeys(task.subject.model for task in possible):
+            tasks = [task for task in possible if task.subject.model == name]
+            for task, reason in _run_model(name, tasks, config, output, progress):
+                not_run += _not_run(task, reason)
+    return not_run
+
+
+def _refusal(task: _Task, found: Iterable[assets.Asset]) -> str | None:
+    from sae_lens_bipolar.saebench import suites
+
+    return assets.missing_for(task.suite, found) or suites.refusal(task.suite, task.subject.hook)
+
+
+def _not_run(task: _Task, reason: str) -> list[NotRun]:
+    name = task.subject.source.name
+    return [NotRun(name, task.suite, protocol, reason) for protocol in task.protocols]
+
+
+def _run_model(
+    name: str, tasks: Sequence[_Task], config: BenchConfig, output: Path, progress: Any
+) -> list[tuple[_Task, str]]:
+    """Run `tasks`, suite by suite, so that runs that share a cache follow one another."""
+    from sae_lens_bipolar.saebench.llm import LanguageModel
+
+    try:
+        model = LanguageModel(name, config.device, config.llm_dtype, config.trust_remote_code)
+    except ModelError as error:
+        progress.update(len(tasks))
+        return [(task, str(error)) for task in tasks]
+    failed = []
+    for suite in config.suites:
+        for task in [task for task in tasks if task.suite == suite]:
+            progress.set_description(f"{suite} {task.protocol} {task.subject.source.name}")
+            reason = _run_task(task, model, config, output)
+            if reason:
+                logger.warning("%s %s: %s", suite, task.subject.source.name, reason)
+                failed.append((task, reason))
+            write_rows(output, store.rows_of(output))
+            progress.update()
+    return failed
+
+
+def _run_task(task: _Task, model: Any, config: BenchConfig, output: Path) -> str | None:
+    """Run one suite on one SAE; the reason if it gave no number."""
+    from sae_lens_bipolar.saebench import suites
+    from sae_lens_bipolar.saebench.job import Job
+    from sae_lens_bipolar.saebench.sizes import choose_sizes
+
+    subject, name = task.subject, task.subject.source.name
+    log = store.log_path(output, task.suite, task.protocol, name)
+    started = time.perf_counter()
+    folder = store.new_scratch(output)
+    key = suites.cache_key(task.suite, config, subject.hook)
+    shared = (
+        store.cache_path(output, task.suite, {**key, "model": model.fingerprint}) if key else None
+    )
+    cache = shared if shared and shared.is_dir() else folder / "cache"
+    try:
+        sae = _prepared(subject, task.protocol, model)
+        job = Job(
+            name=name,
+            sae=sae,
+            model=model,
+            layer=subject.layer,
+            config=config,
+            sizes=choose_sizes(config, sae.cfg.d_sae, model.hooked.cfg.d_vocab),
+            folder=folder,
+            cache=cache,
+        )
+        log.unlink(missing_ok=True)
+        with isolated(config.seed, folder, [model.hooked, sae], log):
+            suites.run(task.suite, job, doubled=task.protocol == "split")
+        if shared:
+            store.publish_cache(cache, shared)
+        record = {
+            "sae": name,
+            "origin": subject.source.origin,
+            "architecture": subject.architecture,
+            "model": model.alias,
+            "hook": subject.hook,
+            "suite": task.suite,
+            "protocols": list(task.protocols),
+            "seed": config.seed,
+            "seconds": round(time.perf_counter() - started, 2),
+            "identity": _identity(task, config),
+        }
+        store.finish(output, task.suite, task.protocol, name, job.results, record)
+    except BipolarError as error:
+        return str(error)
+    except Exception as error:  # a suite that fails must not take the others with it
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+        return f"{type(error).__name__}: {str(error)[:300]} (traceback in {log})"
+    finally:
+        store.clean(output)
+    return None
+
+
+def _prepared(subject: _Subject, protocol: str, model: Any) -> Any:
+    """The object SAEBench evaluates, its metadata as SAEBench reads them."""
+    sae = subject.source.load()
+    d_in = check_hook(model.hooked, subject.hook)
+    if sae.cfg.d_in != d_in:
+        raise ConfigError(
+            f"d_in={sae.cfg.d_in} of {subject.source.name}, but {subject.hook} of {model.alias} "
+            f"has width {d_in}: another model?"
+        )
+    found = benchmarked(sae, protocol)
+    metadata = found.cfg.metadata
+    metadata.model_name = model.alias
+    metadata.model_from_pretrained_kwargs = {}
+    if metadata.prepend_bos is None:  # SAELens's own default, which its store insists on
+        metadata.prepend_bos = True
+    return found
+
+
+def _report(output: Path, not_run: list[NotRun]) -> BenchOutcome:
+    rows = store.rows_of(output)
+    write_rows(output, rows)
+    write_json(output / "results" / "not_run.json", [one._asdict() for one in not_run])
+    return BenchOutcome(rows, not_run)

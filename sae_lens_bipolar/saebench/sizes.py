@@ -1,0 +1,75 @@
+"""Batch sizes from the memory that is free."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sae_lens_bipolar.saebench.config import BenchConfig
+
+_SHARE = 0.25  # of the free memory, for one batch
+_COPIES = 4  # buffers [batch, context, d_sae] alive at once: pre-activations, latents, mask, copy
+_FALLBACK = 2 << 30  # bytes, where the system does not tell
+_MOST_SAE, _MOST_LLM, _MOST_RAVEL = 125, 32, 32  # SAEBench's own: 125 for SAEs, by model for LLMs
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Batch sizes of one run."""
+
+    sae_batch_size: int  # sequences an SAE encodes at once
+    llm_batch_size: int  # sequences of context_length in a forward pass
+    long_batch_size: int  # sequences of unlearning_length
+    ravel_batch_size: int  # pairs
+
+
+def choose_sizes(config: BenchConfig, d_sae: int, d_vocab: int) -> Sizes:
+    """The configured batch sizes; those that are None from free memory, as powers of two."""
+    free = free_memory(config.device) * _SHARE
+    item = torch.finfo(getattr(torch, config.llm_dtype)).bits // 8
+    # Core and unlearning hold [batch, context, d_sae] too, and every forward pass its logits.
+    wide = 4 * max(_COPIES * d_sae, _COPIES * d_vocab)
+    llm = config.llm_batch_size or _fitting(free, wide * config.context_length, _MOST_LLM)
+    long = config.llm_batch_size or _fitting(free, wide * config.unlearning_length, _MOST_LLM)
+    sae = config.sae_batch_size
+    sae = sae or _fitting(free, item * _COPIES * d_sae * config.context_length, _MOST_SAE)
+    return Sizes(sae, llm, long, config.ravel_batch_size or min(llm, _MOST_RAVEL))
+
+
+def _fitting(free: float, per_sequence: int, most: int) -> int:
+    if per_sequence * most <= free:
+        return most
+    fitting = max(int(free // per_sequence), 1)
+    return min(1 << (fitting.bit_length() - 1), most)
+
+
+def free_memory(device: str) -> int:
+    """Bytes free on `device`; for the CPU no more than the process's control group leaves."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    return min(_available(), _left_in_group())
+
+
+def _available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return _FALLBACK
+
+
+def _left_in_group() -> int:
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        cache = (group / "memory.stat").read_text(encoding="ascii")
+        reclaimable = next(
+            (int(line.split()[1]) for line in cache.splitlines() if line.startswith("file ")), 0
+        )
+        return max(int(most) - used + reclaimable, 1 << 28)
+    except (OSError, ValueError):  # no control group, or no limit ("max")
+        return 1 << 62

@@ -1,0 +1,133 @@
+"""The output directory: finished runs, caches that are whole, and what a killed process left.
+
+saebench/SUITE/PROTOCOL/NAME/   SAEBench's own JSON, and run.json: what was run, and its numbers
+cache/SUITE-KEY/                activations and probes shared by runs; whole or absent
+logs/SUITE-PROTOCOL-NAME.log    what the suite printed, and the traceback if it failed
+results/                        saebench.csv, saebench.md, not_run.json
+.scratch/                       the run in progress; removed by the next command
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.files import atomic_path, read_json, remove_scratch, write_json
+from sae_lens_bipolar.saebench.config import PROTOCOLS, SUITES
+from sae_lens_bipolar.saebench.hosts import BenchError
+from sae_lens_bipolar.saebench.results import HEADLINES, metrics_of
+
+RUNS, CACHES, LOGS, SCRATCH, RECORD = "saebench", "cache", "logs", ".scratch", "run.json"
+
+
+def clean(output: Path) -> None:
+    """Remove what a killed process left; the caller holds the directory's lock."""
+    shutil.rmtree(output / SCRATCH, ignore_errors=True)
+    for folder in (RUNS, CACHES, "results"):
+        remove_scratch(output / folder)
+
+
+def new_scratch(output: Path) -> Path:
+    """An empty folder for one run."""
+    folder = output / SCRATCH
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def run_path(output: Path, suite: str, protocol: str, name: str) -> Path:
+    """Where a finished run lies."""
+    return output / RUNS / suite / protocol / name
+
+
+def log_path(output: Path, suite: str, protocol: str, name: str) -> Path:
+    """Where a run's log lies."""
+    return output / LOGS / f"{suite}-{protocol}-{name}.log"
+
+
+def cache_path(output: Path, suite: str, key: Mapping[str, Any]) -> Path:
+    """Where the cache of a key lies."""
+    text = json.dumps(key, sort_keys=True, default=str)
+    return output / CACHES / f"{suite}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def is_finished(output: Path, suite: str, protocol: str, name: str, identity: Any) -> bool:
+    """Whether that run is finished.
+
+    Raises:
+        ConfigError: if it is, but of another SAE, model or configuration.
+    """
+    file = run_path(output, suite, protocol, name) / RECORD
+    if not file.is_file():
+        return False
+    before, now = read_json(file)["identity"], json.loads(json.dumps(identity, default=str))
+    if before != now:
+        differ = [key for key in now if before.get(key) != now[key]]
+        raise ConfigError(
+            f"{file.parent} holds a result of another {' and '.join(differ)} under the name "
+            f"{name!r}; give another --output, or remove that folder"
+        )
+    return True
+
+
+def finish(
+    output: Path, suite: str, protocol: str, name: str, found: Path, record: dict[str, Any]
+) -> None:
+    """Keep SAEBench's JSON (in folder `found`) and its numbers, in one rename.
+
+    Raises:
+        BenchError: if there is no JSON, or it lacks the suite's main number (NaN counts as absent).
+    """
+    files = sorted(found.rglob("*_eval_results.json"))
+    if len(files) != 1:
+        raise BenchError(f"{suite} wrote {len(files)} result files, expected one")
+    metrics = metrics_of(suite, files[0])
+    main, budget, _ = HEADLINES[suite]
+    if not metrics or (budget is None and main not in [metric for metric, *_ in metrics]):
+        raise BenchError(f"{suite} gave no {main}: it is NaN or absent in its result")
+    with atomic_path(run_path(output, suite, protocol, name)) as folder:
+        folder.mkdir()
+        shutil.copyfile(files[0], folder / files[0].name)
+        write_json(folder / RECORD, {**record, "metrics": metrics})
+
+
+def publish_cache(built: Path, target: Path) -> None:
+    """Make a whole cache available to later runs, in one rename."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if built.is_dir() and not target.exists():
+        os.replace(built, target)
+
+
+def remove_caches(output: Path) -> None:
+    """Remove every cache."""
+    shutil.rmtree(output / CACHES, ignore_errors=True)
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """The rows of every finished run, ordered by SAE, suite and protocol."""
+    rows = []
+    for file in sorted((output / RUNS).glob(f"*/*/*/{RECORD}")):
+        record = read_json(file)
+        for protocol in record["protocols"]:
+            for metric, budget, value in record["metrics"]:
+                shared = {key: record[key] for key in ("sae", "architecture", "model", "hook")}
+                rows.append(
+                    {
+                        **shared,
+                        "suite": record["suite"],
+                        "protocol": protocol,
+                        "metric": metric,
+                        "budget": budget,
+                        "value": value,
+                        "seed": record["seed"],
+                    }
+                )
+
+    def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return row["sae"], SUITES.index(row["suite"]), PROTOCOLS.index(row["protocol"])
+
+    return sorted(rows, key=order)

@@ -44,6 +44,17 @@ class Cell(NamedTuple):
 Run = Callable[[Mapping[str, Any], Path], None]  # (params, directory of the cell)
 
 
+class _Job(NamedTuple):
+    """What all cells of a call share; see `run_cells`."""
+
+    run: Run
+    root: Path
+    result: str
+    num_cpus: int
+    num_gpus: float
+    retries: int
+
+
 def run_cells(
     cells: Sequence[Cell],
     run: Run,
@@ -80,13 +91,11 @@ def run_cells(
     for cell in cells:
         _require_same_params(cell, root / cell.name)
     waiting = [cell for cell in cells if not (root / cell.name / result).exists()]
-    outcomes = _in_sequence if cluster is None else _on_ray
+    job = _Job(run, root, result, num_cpus, num_gpus, retries)
+    outcomes = _in_sequence(waiting, job) if cluster is None else _on_ray(waiting, job, cluster)
     failed: dict[str, str] = {}
     with tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="cells") as progress:
-        started = outcomes(
-            waiting, run, root, cluster, result=result, cpus=num_cpus, gpus=num_gpus, tries=retries
-        )
-        for cell, error in started:
+        for cell, error in outcomes:
             progress.update(error is None)
             if error is not None:
                 failed[cell.name] = error
@@ -110,23 +119,13 @@ def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) ->
     (directory / ERROR_FILE).unlink(missing_ok=True)
 
 
-def _in_sequence(
-    cells: Sequence[Cell],
-    run: Run,
-    root: Path,
-    cluster: str | None,
-    *,
-    result: str,
-    cpus: int,
-    gpus: float,
-    tries: int,
-) -> Iterator[tuple[Cell, str | None]]:
+def _in_sequence(cells: Sequence[Cell], job: _Job) -> Iterator[tuple[Cell, str | None]]:
     """Yield each cell and its error's traceback, None where it is done."""
     for cell in cells:
         error = None
-        for _ in range(1 + tries):
+        for _ in range(1 + job.retries):
             try:
-                run_one(cell, run, root / cell.name, result, cpus)
+                run_one(cell, job.run, job.root / cell.name, job.result, job.num_cpus)
                 error = None
                 break
             except Exception:  # whatever it is, the other cells go on
@@ -134,17 +133,7 @@ def _in_sequence(
         yield cell, error
 
 
-def _on_ray(
-    cells: Sequence[Cell],
-    run: Run,
-    root: Path,
-    cluster: str | None,
-    *,
-    result: str,
-    cpus: int,
-    gpus: float,
-    tries: int,
-) -> Iterator[tuple[Cell, str | None]]:
+def _on_ray(cells: Sequence[Cell], job: _Job, cluster: str) -> Iterator[tuple[Cell, str | None]]:
     """As `_in_sequence`, in the order the cells end; each in a worker process of Ray."""
     try:
         import ray
@@ -164,10 +153,14 @@ def _on_ray(
     )
     try:
         task = ray.remote(run_one).options(
-            num_cpus=cpus, num_gpus=gpus, max_retries=tries, retry_exceptions=True
+            num_cpus=job.num_cpus,
+            num_gpus=job.num_gpus,
+            max_retries=job.retries,
+            retry_exceptions=True,
         )
+        root = job.root.resolve()  # workers have another working directory
         running = {
-            task.remote(cell, run, (root / cell.name).resolve(), result, cpus): cell
+            task.remote(cell, job.run, root / cell.name, job.result, job.num_cpus): cell
             for cell in cells
         }
         while running:

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, help="claims.json files")
     for file in parser.parse_args(arguments).files:
-        print(f"### {file.parent.name}\n\n{claims_table(read_claims(file))}")
+        print(f"### {file.resolve().parent.parent.name}\n\n{claims_table(read_claims(file))}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def _host(config: BenchConfig) -> Iterator[None]:
         return found
 
     with ExitStack() as stack:
-        stack.enter_context(readable_data(config.trust_remote_code))
+        stack.enter_context(readable_data(config.trust_remote_code, config.data_folder))
         stack.enter_context(
             replaced(
                 main,

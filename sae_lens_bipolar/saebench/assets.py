@@ -42,7 +42,7 @@ def resolve_paths(config: BenchConfig) -> BenchConfig:
         ConfigError: for a path that does not exist.
     """
     changes: dict[str, Any] = {}
-    for name in ("forget_corpus", "ravel_data"):
+    for name in ("forget_corpus", "ravel_data", "data_folder"):
         given = getattr(config, name)
         if given is not None:
             path = Path(given).expanduser()
@@ -129,6 +129,8 @@ def _model_problem(name: str) -> str | None:
 
 
 def _dataset_problem(name: str, config: BenchConfig) -> str | None:
+    if config.data_folder and (Path(config.data_folder) / name).is_dir():
+        return None
     problem = _hub_problem(name, "dataset", "README.md")
     if problem and name == FORGET_CORPUS:
         return f"{problem}; or give the file you were granted: --forget-corpus FILE.jsonl"

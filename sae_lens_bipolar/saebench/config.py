@@ -45,6 +45,7 @@ class BenchConfig:
     llm_dtype: str = "float32"  # of the model and, as in SAEBench, of the SAEs
     seed: int = 42  # of every suite
     trust_remote_code: bool = False  # run code from model and data repositories
+    data_folder: str | None = None  # data sets it holds, as OWNER/NAME/, are not asked of the Hub
     keep_caches: bool = True  # keep activations, for further SAEs of the same hook
     context_length: int = 128  # tokens: SCR, TPP, sparse probing and core
     llm_batch_size: int | None = None  # sequences in a forward pass

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,8 +16,10 @@ RENAMED = {"wikitext": "Salesforce/wikitext"}
 
 
 @contextmanager
-def readable_data(trust_remote_code: bool) -> Iterator[None]:
+def readable_data(trust_remote_code: bool, folder: str | None = None) -> Iterator[None]:
     """`load_dataset` in SAEBench with the user's `trust_remote_code` and full repository names.
+
+    Data set OWNER/NAME is read from `folder`/OWNER/NAME if that exists, else from the Hub.
 
     Answers to sae_bench 0.6.0: sae_bench_utils/dataset_utils.py:216 runs repository code unasked;
     evals/unlearning/utils/feature_activation.py:38 reads "wikitext", a short name that
@@ -25,6 +28,8 @@ def readable_data(trust_remote_code: bool) -> Iterator[None]:
 
     def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
         options = {**kwargs, "trust_remote_code": trust_remote_code}
+        if folder and (Path(folder) / path).is_dir():
+            path = str(Path(folder) / path)
         return datasets.load_dataset(RENAMED.get(path, path), *args, **options)
 
     with ExitStack() as stack:

@@ -76,7 +76,7 @@ def _host(config: BenchConfig) -> Iterator[None]:
 
     plain: Any = probe_training.train_sklearn_probe
     with ExitStack() as stack:
-        stack.enter_context(readable_data(config.trust_remote_code))
+        stack.enter_context(readable_data(config.trust_remote_code, config.data_folder))
         stack.enter_context(replaced(main, get_dataset_activations=seeded_activations))
         stack.enter_context(
             replaced(activation_collection, get_sae_meaned_activations=seeded_encoding)

@@ -174,7 +174,7 @@ def _host(job: Job) -> Iterator[None]:
         return torch.stack(found)
 
     with ExitStack() as stack:
-        stack.enter_context(readable_data(job.config.trust_remote_code))
+        stack.enter_context(readable_data(job.config.trust_remote_code, job.config.data_folder))
         if not is_supported:
             stack.enter_context(replaced(model.cfg, model_name=_SUPPORTED[0]))
             stack.enter_context(replaced(metrics, convert_wmdp_data_to_prompt=plain_prompt))

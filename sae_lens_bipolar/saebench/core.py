@@ -36,7 +36,7 @@ def run(job: Job) -> None:
             [(job.name, job.sae)],  # pyright: ignore[reportArgumentType]
             n_eval_reconstruction_batches=config.core_reconstruction_batches,
             n_eval_sparsity_variance_batches=config.core_sparsity_batches,
-            eval_batch_size_prompts=job.sizes.llm_batch_size,
+            eval_batch_size_prompts=config.core_batch_size,
             compute_featurewise_density_statistics=True,
             compute_featurewise_weight_based_metrics=True,
             exclude_special_tokens_from_reconstruction=True,

@@ -27,6 +27,7 @@ from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
 from sae_bench.sae_bench_utils import activation_collection
 from transformers import PreTrainedModel
 
+from sae_lens_bipolar.saebench.assets import content_of
 from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.job import Job
@@ -47,7 +48,7 @@ def cache_key(config: BenchConfig) -> dict[str, Any]:
     """What the filtered prompts depend on, beside the model."""
     return {
         "seed": config.seed,
-        "data": config.ravel_data,
+        "data": content_of(config.ravel_data),
         "entities": config.ravel_entities,
         "downsample": config.ravel_downsample,
         "generated_tokens": config.ravel_generated_tokens,
@@ -61,7 +62,7 @@ def run(job: Job) -> None:
         model_name=job.model.alias,
         random_seed=config.seed,
         llm_dtype=config.llm_dtype,
-        llm_batch_size=job.sizes.ravel_batch_size,
+        llm_batch_size=config.ravel_batch_size,
         top_n_entities=config.ravel_entities,
         full_dataset_downsample=config.ravel_downsample,
         num_pairs_per_attribute=config.ravel_pairs,

@@ -18,7 +18,7 @@ from sae_lens_bipolar.locks import lock_run
 from sae_lens_bipolar.models import BUNDLED, bundled_model_dir, check_hook
 from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 from sae_lens_bipolar.saebench import assets, store
-from sae_lens_bipolar.saebench.config import BenchConfig
+from sae_lens_bipolar.saebench.config import PROTOCOLS, BenchConfig
 from sae_lens_bipolar.saebench.hosts import require_saebench
 from sae_lens_bipolar.saebench.isolation import isolated
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
@@ -27,7 +27,10 @@ from sae_lens_bipolar.saebench.sources import Source, find_saes
 
 logger = logging.getLogger(__name__)
 # May differ between commands on one output directory: they decide what is run, not its numbers.
-_FREE = ("suites", "protocols", "keep_caches", "llm_batch_size", "sae_batch_size")
+_FREE = (
+    *("suites", "protocols", "keep_caches", "llm_batch_size", "sae_batch_size"),
+    *("ravel_data", "forget_corpus"),  # known by their content, run by run
+)
 
 
 class NotRun(NamedTuple):
@@ -126,7 +129,7 @@ def _pending(subjects: Iterable[_Subject], config: BenchConfig, output: Path) ->
 
 def _tasks(subject: _Subject, config: BenchConfig) -> list[_Task]:
     if subject.one_run:
-        return [_Task(subject, suite, "signed", config.protocols) for suite in config.suites]
+        return [_Task(subject, suite, "signed", PROTOCOLS) for suite in config.suites]
     return [
         _Task(subject, suite, protocol, (protocol,))
         for suite in config.suites

@@ -11,7 +11,7 @@ from sae_lens_bipolar.saebench.config import BenchConfig
 _SHARE = 0.25  # of the free memory, for one batch
 _COPIES = 4  # buffers [batch, context, d_sae] alive at once: pre-activations, latents, mask, copy
 _FALLBACK = 2 << 30  # bytes, where the system does not tell
-_MOST_SAE, _MOST_LLM, _MOST_RAVEL = 125, 32, 32  # SAEBench's own: 125 for SAEs, by model for LLMs
+_MOST_SAE, _MOST_LLM = 125, 32  # SAEBench's own: 125 for SAEs, 32 for its larger models
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,6 @@ class Sizes:
     sae_batch_size: int  # sequences an SAE encodes at once
     llm_batch_size: int  # sequences of context_length in a forward pass
     long_batch_size: int  # sequences of unlearning_length
-    ravel_batch_size: int  # pairs
 
 
 def choose_sizes(config: BenchConfig, d_sae: int, d_vocab: int) -> Sizes:
@@ -34,7 +33,7 @@ def choose_sizes(config: BenchConfig, d_sae: int, d_vocab: int) -> Sizes:
     long = config.llm_batch_size or _fitting(free, wide * config.unlearning_length, _MOST_LLM)
     sae = config.sae_batch_size
     sae = sae or _fitting(free, item * _COPIES * d_sae * config.context_length, _MOST_SAE)
-    return Sizes(sae, llm, long, config.ravel_batch_size or min(llm, _MOST_RAVEL))
+    return Sizes(sae, llm, long)
 
 
 def _fitting(free: float, per_sequence: int, most: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sae_lens_bipolar.saebench import ablation, absorption, core, probing, ravel, unlearning
+from sae_lens_bipolar.saebench.assets import content_of
 from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.llm import served
@@ -29,6 +30,7 @@ _FIELDS = {
     "unlearning": ("unlearning_", "forget_corpus"),
     "core": ("core_",),
 }
+_PATHS = ("ravel_data", "forget_corpus", "core_dataset")
 _COMMON = ("device", "llm_dtype", "seed", "context_length", "trust_remote_code")
 
 
@@ -51,9 +53,9 @@ def fields_of(suite: str, config: BenchConfig) -> dict[str, Any]:
     """The configuration that decides a suite's numbers."""
     prefixes = _FIELDS[suite]
     return {
-        name: value
+        name: content_of(value) if name in _PATHS else value
         for name, value in vars(config).items()
-        if name in _COMMON or (name.startswith(prefixes) and not name.endswith("_batch_size"))
+        if name in _COMMON or name.startswith(prefixes)
     }
 
 

@@ -15,6 +15,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ def run_cells(
     num_cpus: int = 1,
     num_gpus: float = 0,
     retries: int = 1,
-) -> None:
+    only: str = "*",
+) -> bool:
     """Run every cell whose result file is missing; a failed one does not stop the others.
 
     Args:
@@ -78,6 +80,10 @@ def run_cells(
         num_cpus: cores a cell takes; also torch's threads inside it.
         num_gpus: GPUs a cell takes.
         retries: how often a cell that raised, or whose process died, is started again.
+        only: shell pattern of the names to run now: a recipe in parts.
+
+    Returns:
+        Whether all cells are done, also those that `only` left out.
 
     Raises:
         ConfigError: if two cells share a name, a finished or started cell has other parameters, or
@@ -90,11 +96,12 @@ def run_cells(
     root = output / "cells"
     for cell in cells:
         _require_same_params(cell, root / cell.name)
-    waiting = [cell for cell in cells if not (root / cell.name / result).exists()]
+    chosen = [cell for cell in cells if fnmatch(cell.name, only)]
+    waiting = [cell for cell in chosen if not (root / cell.name / result).exists()]
     job = _Job(run, root, result, num_cpus, num_gpus, retries)
     outcomes = _in_sequence(waiting, job) if cluster is None else _on_ray(waiting, job, cluster)
     failed: dict[str, str] = {}
-    with tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="cells") as progress:
+    with tqdm(total=len(chosen), initial=len(chosen) - len(waiting), desc="cells") as progress:
         for cell, error in outcomes:
             progress.update(error is None)
             if error is not None:
@@ -104,9 +111,13 @@ def run_cells(
     if failed:
         described = "; ".join(f"{name} ({_last_line(error)})" for name, error in failed.items())
         raise CellError(
-            f"{len(failed)} of {len(cells)} cells failed: {described}. The others are done; see "
+            f"{len(failed)} of {len(chosen)} cells failed: {described}. The others are done; see "
             f"{root}/NAME/{ERROR_FILE}, and give the same command again to run these only"
         )
+    missing = [cell.name for cell in cells if not (root / cell.name / result).exists()]
+    if missing:
+        tqdm.write(f"{len(missing)} of {len(cells)} cells are still to run: {', '.join(missing)}")
+    return not missing
 
 
 def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) -> None:
@@ -234,5 +245,8 @@ def recipe_arguments(description: str | None, config: Path) -> argparse.Argument
     parser.add_argument("--config", type=Path, default=config, help="YAML file of the scales")
     parser.add_argument(
         "--cluster", help="'auto' or the address of a Ray cluster; without it, in sequence"
+    )
+    parser.add_argument(
+        "--cells", default="*", help="names of the cells to run now, as a shell pattern: in parts"
     )
     return parser

@@ -61,7 +61,7 @@ class AblationsConfig:
     seeds: list[int]  # of weights, data order and held-out documents
     hookpoints: list[str] = field(default_factory=lambda: ["resid_post"])
     variants: list[str] = field(default_factory=lambda: list(VARIANTS))  # labels of VARIANTS
-    l1_coefficient: float = 1.0  # lambda at the start; the L0 controller goes on from there
+    l1_start: float = 1.0  # lambda at the start; the L0 controller goes on from there
     sweep: dict[str, Any] = field(default_factory=dict)  # fields of SweepConfig, for all cells
     num_cpus: int = 1  # cores a cell takes
     num_gpus: float = 0  # GPUs a cell takes
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_same_run(output, asdict(config))
     start_run(output, asdict(config), command_line())
     cells = make_cells(config)
-    run_cells(
+    done = run_cells(
         cells,
         run_cell,
         output,
@@ -92,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus,
         retries=config.retries,
+        only=options.cells,
     )
+    if not done:
+        return
     collect(cells, output)
     print(write_report(output))
 
@@ -100,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def make_cells(config: AblationsConfig) -> list[Cell]:
     """One cell a model, hookpoint and seed."""
     shared = {key: getattr(config, key) for key in ("variants", "width", "l0_target")}
-    shared["l1_coefficient"] = config.l1_coefficient
+    shared["l1_start"] = config.l1_start
     return [
         Cell(
             f"{Path(str(model['model'])).name}.layer{model['layer']}.{hookpoint}.seed{seed}",
@@ -136,7 +139,7 @@ def make_sae(params: Mapping[str, Any], label: str) -> SweepSAE:
         "l0_target": params["l0_target"],
         "threshold_init_l0": params["l0_target"],
         "b_dec_init": "mean",
-        "l1_coefficient": params["l1_coefficient"],
+        "l1_coefficient": params["l1_start"],
         **changes,
     }
     return SweepSAE(

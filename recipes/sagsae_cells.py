@@ -62,6 +62,7 @@ class CellsConfig:
     models: list[dict[str, Any]]  # each {model, layer, ...}; more keys are fields of SweepConfig
     width: int  # H
     l0_targets: list[int]  # the sweep
+    l1_start: float  # lambda at the start; the L0 controller goes on from there
     seeds: list[int]  # of weights, data order and held-out documents
     hookpoints: list[str] = field(default_factory=lambda: ["mlp_out", "attn_out", "resid_post"])
     kinds: list[str] = field(default_factory=lambda: list(KINDS))  # SAEs of the first seed
@@ -80,6 +81,7 @@ class CellsConfig:
             require_choice(label, tuple(KINDS), "kinds")
         for l0 in self.l0_targets:
             require_number(l0, "l0_targets", 1, self.width)
+        require_number(self.l1_start, "l1_start", 0, exclusive=True)
         if not set(self.repeated) <= set(self.kinds):
             raise ConfigError(f"repeated={self.repeated} must be among kinds={self.kinds}")
 
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_same_run(output, asdict(config))
     start_run(output, asdict(config), command_line())
     cells = make_cells(config)
-    run_cells(
+    done = run_cells(
         cells,
         run_cell,
         output,
@@ -100,7 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus,
         retries=config.retries,
+        only=options.cells,
     )
+    if not done:
+        return
     collect(cells, output)
     print(write_report(output))
 
@@ -122,6 +127,7 @@ def make_cells(config: CellsConfig) -> list[Cell]:
                     "kinds": config.kinds if seed == config.seeds[0] else config.repeated,
                     "width": config.width,
                     "l0_targets": config.l0_targets,
+                    "l1_start": config.l1_start,
                 }
                 cells.append(Cell(name, params))
     return cells
@@ -147,6 +153,7 @@ def make_sae(params: Mapping[str, Any], hookpoint: str, label: str, l0: int) -> 
     }
     if kind.steered:
         fields |= {"l0_target": l0, "threshold_init_l0": l0, "b_dec_init": "mean"}
+        fields["l1_coefficient"] = params["l1_start"]
     else:
         fields |= {"k": l0}
     return SweepSAE(

@@ -45,6 +45,15 @@ def test_each_cell_writes_into_its_own_directory_once(cells: ModuleType, tmp_pat
     assert [(tmp_path / f"cells/{n}/count").read_text() for n in "ab"] == ["1", "1"]
 
 
+def test_in_parts(cells: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    todo = [cells.Cell(name, {"x": 1}) for name in ("a.seed0", "a.seed1", "b.seed0")]
+    assert not cells.run_cells(todo, counting, tmp_path, only="*seed0")
+    assert "1 of 3 cells are still to run: a.seed1" in capsys.readouterr().out
+    assert not (tmp_path / "cells/a.seed1").exists()
+    assert cells.run_cells(todo, counting, tmp_path)
+    assert (tmp_path / "cells/a.seed0/count").read_text() == "1"
+
+
 def test_random_draws_depend_on_the_cell_alone(cells: ModuleType, tmp_path: Path) -> None:
     a, b = cells.Cell("a", {"x": 1}), cells.Cell("b", {"x": 1})
     cells.run_cells([a, b], counting, tmp_path / "one")

@@ -37,6 +37,7 @@ def tiny_scale(model: Path, text: Path) -> dict[str, Any]:
         "models": [{"model": str(model), "layer": 1, "corpus": str(text)}],
         "width": 32,
         "l0_targets": [4, 8],
+        "l1_start": 3.0,
         "seeds": [0, 1],
         "hookpoints": ["mlp_out", "resid_post"],
         "repeated": ["SA-GSAE H", "Gated 2H"],
@@ -218,7 +219,7 @@ def test_published_scales_are_whole(recipe: ModuleType, scale: str) -> None:
         SweepConfig(**cell.params["sweep"])
         for hookpoint in cell.params["hookpoints"]:
             for label in cell.params["kinds"]:
-                recipe.make_sae(cell.params, hookpoint, label, 16).config(d_in=8)
+                recipe.make_sae(cell.params, hookpoint, label, 32).config(d_in=8)
         assert {"SA-GSAE H", "Gated 2H"} <= set(cell.params["kinds"])
 
 
@@ -236,10 +237,16 @@ def test_committed_verdicts_follow_from_the_committed_rows(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seeds", []), ("kinds", ["Gated 3H"]), ("l0_targets", [0]), ("repeated", ["Gated H"])],
+    [
+        ("seeds", []),
+        ("kinds", ["Gated 3H"]),
+        ("l0_targets", [0]),
+        ("l1_start", 0.0),
+        ("repeated", ["Gated H"]),
+    ],
 )
 def test_fields_that_are_not_allowed(recipe: ModuleType, field: str, value: Any) -> None:
-    whole = {"models": [{}], "width": 8, "l0_targets": [2], "seeds": [0]}
+    whole = {"models": [{}], "width": 8, "l0_targets": [2], "l1_start": 1.0, "seeds": [0]}
     kinds = {"kinds": ["SA-GSAE H"], "repeated": ["SA-GSAE H"]}
     with pytest.raises(ConfigError, match=field):
         recipe.CellsConfig(**{**whole, **kinds, field: value})

@@ -50,9 +50,9 @@ class Training:
 
     steps: int = 800
     batch_size: int = 256
-    lr: float = 8e-3  # Adam's; rises over warm_up_steps, falls to 0 over the last decay_share
+    lr: float = 1e-2  # Adam's; rises over warm_up_steps, falls to 0 over the last decay_share
     warm_up_steps: int = 20
-    decay_share: float = 0.5
+    decay_share: float = 0.3
     l1_coefficient: float = 1.0  # where the L0 controller starts
     start_l0: float = 2.0  # first thresholds of gated SAEs, as a multiple of the target L0
     dead_feature_window: int = 100  # steps without firing after which a latent counts as dead

@@ -35,6 +35,8 @@ def validate_yaml(hub: "HubServer", request: Request) -> Response:
     asked = request.json()
     repo_type = asked.get("repoType", "model")
     errors, warnings = metadata_problems(asked["content"], repo_type, hub.licences)
+    if request.accept == "text/plain":
+        return Response(400 if errors else 200, "\n".join(errors).encode())
     return as_json(
         {
             "errors": [{"message": message} for message in errors],

@@ -5,7 +5,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
-FaultKind = Literal["status", "timeout", "hangup", "lost", "reset", "truncate", "flip"]
+FaultKind = Literal["status", "timeout", "hangup", "lost", "reset", "cut", "truncate", "flip"]
+
+_WITHOUT_BODY = {  # methods that have nothing this kind could break
+    "reset": ("HEAD", "DELETE"),
+    "cut": ("HEAD", "DELETE"),
+    "truncate": ("HEAD", "DELETE", "POST", "PUT"),
+    "flip": ("HEAD", "DELETE", "POST", "PUT"),
+}
 
 
 @dataclass
@@ -18,6 +25,7 @@ class Fault:
         hangup    the connection closes before any answer, and nothing is done
         lost      the request is carried out, and its answer lost: the connection closes
         reset     RST half-way through the body: the answer's for GET, else the request's
+        cut       the same with an orderly FIN
         truncate  half the body with a Content-Length that says so: only the size betrays it
         flip      one bit of the body differs, at the right length: only a hash betrays it
     """
@@ -57,6 +65,8 @@ class Faults:
                 if fault.storage not in (None, storage):
                     continue
                 if not re.search(fault.pattern, f"{method} {target}"):
+                    continue
+                if method in _WITHOUT_BODY.get(fault.kind, ()):
                     continue
                 fault._seen += 1
                 if fault._seen <= fault.after or fault.shown == fault.times:

@@ -36,6 +36,7 @@ class Request:
     body: bytes
     token: str | None
     user: User | None
+    accept: str = ""
 
     def json(self) -> Any:
         try:

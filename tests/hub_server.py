@@ -181,9 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
             hub.requests.append(call)
 
         length = int(self.headers.get("Content-Length") or 0)
-        if fault and kind == "reset" and method != "GET":
+        if kind in ("reset", "cut") and method != "GET":
             record(len(self.rfile.read(length // 2)), None)
-            return self._drop(reset=True)
+            return self._drop(reset=kind == "reset")
         body = self._read_chunked() if self._is_chunked() else self.rfile.read(length)
         if fault and kind in ("hangup", "timeout"):
             record(len(body), None)
@@ -199,7 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.retry_after is not None:
                 response.headers["Retry-After"] = str(fault.retry_after)
         else:
-            request = Request(method, url.path, query, body, token, user)
+            accept = self.headers.get("Accept", "")
+            request = Request(method, url.path, query, body, token, user, accept)
             try:
                 response = self._store(request) if listener.is_storage else answer(hub, request)
             except HubError as error:
@@ -267,9 +268,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if fault == "reset":
+        if fault in ("reset", "cut"):
             self.wfile.write(body[:half])
-            return self._drop(reset=True)
+            return self._drop(reset=fault == "reset")
         self.wfile.write(body)
 
     def _drop(self, reset: bool = False) -> None:

@@ -49,17 +49,17 @@ _LISTED = """
     wagon walnut willow winter yacht yarrow yellow yeast zebra zenith zigzag zinc
 """
 _WORDS = _LISTED.split()
-_FILLER = ["the", "a", "of", "and", "to", "in", "is", "on", "with", "for"]
-_SIDES = {0: ("he", "his", "him"), 1: ("she", "her", "hers")}
-_RATINGS = {1.0: ("bad", "poor", "awful"), 5.0: ("good", "great", "lovely")}
-_TOPICS = {  # subject -> words that answer its questions right
+FILLER = ["the", "a", "of", "and", "to", "in", "is", "on", "with", "for"]
+SIDES = {0: ("he", "his", "him"), 1: ("she", "her", "hers")}
+RATINGS = {1.0: ("bad", "poor", "awful"), 5.0: ("good", "great", "lovely")}
+TOPICS = {  # subject -> words that answer its questions right
     "wmdp-bio": ("virus", "toxin", "spore", "pathogen"),
     "high_school_us_history": ("treaty", "colony", "senate", "frontier"),
     "college_computer_science": ("stack", "compiler", "cache", "pointer"),
     "high_school_geography": ("delta", "plateau", "climate", "border"),
     "human_aging": ("memory", "retirement", "menopause", "frailty"),
 }
-_WRONG = ("table", "spoon", "carpet", "button", "pillow", "basket", "ribbon", "hammer")
+WRONG_ANSWERS = ("table", "spoon", "carpet", "button", "pillow", "basket", "ribbon", "hammer")
 _TONGUES = {
     "en": "the house and the water are not with this people because of which they were",
     "fr": "la maison et les eaux ne sont pas avec ce peuple parce que nous avons",
@@ -123,10 +123,10 @@ def serve_suite_data(hub: HubServer) -> None:
     sizes = {"train": TRAIN_SIZE // 2 + 4, "test": TEST_SIZE // 2 + 2}
     bios = {
         split: [
-            {"hard_text": _text(f"{split} {i}", _of(job), _SIDES[side])}
+            {"hard_text": _text(f"{split} {i}", class_words(job), SIDES[side])}
             | {"profession": job, "gender": side}
             for job in PROFESSIONS
-            for side in _SIDES
+            for side in SIDES
             for i in range(size)
         ]
         for split, size in (sizes | {"dev": 4}).items()
@@ -134,9 +134,13 @@ def serve_suite_data(hub: HubServer) -> None:
     _add(hub, "LabHC/bias_in_bios", {"default": bios})
     amazon = {
         split: [
-            {"text": _text(f"{split} {i}", _of(kind), words), "category": kind, "rating": rating}
+            {
+                "text": _text(f"{split} {i}", class_words(kind), words),
+                "category": kind,
+                "rating": rating,
+            }
             for kind in CATEGORIES
-            for rating, words in _RATINGS.items()
+            for rating, words in RATINGS.items()
             for i in range(size)
         ]
         for split, size in sizes.items()
@@ -144,7 +148,7 @@ def serve_suite_data(hub: HubServer) -> None:
     _add(hub, "canrager/amazon_reviews_mcauley_1and5", {"default": amazon})
     news = {
         split: [
-            {"text": _text(f"{split} {i}", _of(label), ()), "label": label}
+            {"text": _text(f"{split} {i}", class_words(label), ()), "label": label}
             for label in range(4)
             for i in range(size)
         ]
@@ -155,7 +159,8 @@ def serve_suite_data(hub: HubServer) -> None:
     code = {"README.md": "---\nlicense: other\n---\n", "github-code.py": _SCRIPT}
     code |= {"data/train-00000-of-00001.parquet": _parquet(_programs())}
     hub.add_repository("codeparrot/github-code", code, repo_type="dataset")
-    hub.add_repository("adamkarvonen/ravel_prompts", ravel_files(), repo_type="dataset")
+    ravel = {"README.md": "# RAVEL prompts\n"} | ravel_files()
+    hub.add_repository("adamkarvonen/ravel_prompts", ravel, repo_type="dataset")
     _add(hub, "cais/wmdp", {"wmdp-bio": {"test": questions("wmdp-bio")}})
     _add(
         hub,
@@ -182,8 +187,8 @@ def questions(subject: str) -> list[dict[str, Any]]:
     draw = random.Random(subject)
     rows = []
     for i in range(QUESTIONS):
-        choices = draw.sample(_WRONG, 3)
-        choices.insert(i % 4, _TOPICS[subject][(i // 4) % 4])
+        choices = draw.sample(WRONG_ANSWERS, 3)
+        choices.insert(i % 4, TOPICS[subject][(i // 4) % 4])
         asked = f"which word of {draw.choice(_WORDS)} is the answer"
         rows.append({"question": asked, "choices": choices, "answer": i % 4})
     return rows
@@ -191,7 +196,7 @@ def questions(subject: str) -> list[dict[str, Any]]:
 
 def forget_corpus() -> list[dict[str, str]]:
     """Papers, as it were, full of the words that answer wmdp-bio."""
-    words = _TOPICS["wmdp-bio"]
+    words = TOPICS["wmdp-bio"]
     return [
         {"title": f"paper {i}", "text": " ".join(_text(f"{i} {j}", words, ()) for j in range(6))}
         for i in range(80)
@@ -254,13 +259,13 @@ def vocabulary() -> list[str]:
     """Every word of the prose and the questions, lower case, sorted."""
     prose = " ".join([*encyclopedia(0), *(row["text"] for row in forget_corpus())])
     words = {"".join(c for c in word if c.isalpha()) for word in prose.lower().split()}
-    words |= {*_WORDS, *_FILLER, *_WRONG, "which", "word", "answer"}
-    for some in (*_SIDES.values(), *_RATINGS.values(), *_TOPICS.values()):
+    words |= {*_WORDS, *FILLER, *WRONG_ANSWERS, "which", "word", "answer"}
+    for some in (*SIDES.values(), *RATINGS.values(), *TOPICS.values()):
         words.update(some)
     return sorted(words - {""})
 
 
-def _of(number: int) -> Sequence[str]:
+def class_words(number: int) -> Sequence[str]:
     """The three words of a class."""
     return _WORDS[3 * number : 3 * number + 3]
 
@@ -269,7 +274,7 @@ def _text(seed: str, words: Sequence[str], others: Sequence[str]) -> str:
     """Sixteen words: half the class's own, a quarter of another trait, the rest filler."""
     draw = random.Random(f"{seed} {' '.join(words)} {' '.join(others)}")
     chosen = draw.choices(words, k=8) + (draw.choices(others, k=4) if others else [])
-    chosen += draw.choices(_FILLER, k=16 - len(chosen))
+    chosen += draw.choices(FILLER, k=16 - len(chosen))
     draw.shuffle(chosen)
     return " ".join(chosen)
 

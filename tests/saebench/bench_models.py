@@ -1,10 +1,10 @@
 """Tiny saved models that SAEBench can say something about, and SAEs for them.
 
 The tokenizer holds words of one token for every letter, the embedding says which letter a token
-starts with, and RAVEL's attributes are what the model itself answers.
+starts with.
 """
 
-import json
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from sae_lens.saes.sae import SAE
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from tiny_models import BOS, CONTEXT, EOS, PAD, save_tiny_model, sentences
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAE, BiJumpReLUSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import (
@@ -29,14 +29,11 @@ from sae_lens_bipolar.architectures.unrolled_abstopk import (
     UnrolledAbsTopKSAE,
     UnrolledAbsTopKSAEConfig,
 )
+from sae_lens_bipolar.saebench import BenchConfig
 
 D_IN, D_SAE, K = 32, 48, 6
 HOOK = "blocks.0.hook_resid_post"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-ENTITIES = {
-    "city": ("Country", "Continent", "Language"),
-    "nobel_prize_winner": ("Country of Birth", "Field", "Gender"),
-}
 
 
 def bench_words() -> list[str]:
@@ -90,40 +87,6 @@ def save_bench_model(directory: Path, architecture: str) -> Path:
     return directory
 
 
-def write_ravel(folder: Path, model_dir: Path, entities: int = 24) -> Path:
-    """RAVEL's four files an entity class; an attribute is what the model says after its prompt."""
-    folder.mkdir(parents=True)
-    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    names = [word.capitalize() for word in bench_words()[::16]][:entities]
-    for entity, attributes in ENTITIES.items():
-        templates = {name: [f"The {name.lower()} near %s is"] for name in attributes}
-        labels = {
-            name: {
-                attribute: _answer(model, tokenizer, templates[attribute][0] % name)
-                for attribute in attributes
-            }
-            for name in names
-        }
-        splits = {templates[name][0]: "train" for name in attributes}
-        files = {
-            "attribute_to_prompts": templates,
-            "prompt_to_split": splits,
-            "entity_attributes": labels,
-            "entity_to_split": dict.fromkeys(names, "train"),
-        }
-        for kind, content in files.items():
-            (folder / f"ravel_{entity}_{kind}.json").write_text(json.dumps(content))
-    return folder
-
-
-@torch.no_grad()
-def _answer(model: Any, tokenizer: Any, prompt: str) -> str:
-    ids = torch.tensor([tokenizer.encode(prompt)])
-    found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6)
-    return tokenizer.decode(found[0, -6:]).split('"')[0].strip(' "')
-
-
 _CLASSES: dict[str, Callable[..., SAE[Any]]] = {
     "topk": lambda **cfg: TopKSAE(TopKSAEConfig(k=K, **cfg)),
     "jumprelu": lambda **cfg: JumpReLUSAE(JumpReLUSAEConfig(**cfg)),
@@ -167,3 +130,58 @@ def save_bench_sae(folder: Path, sae: SAE[Any]) -> Path:
     """Save as SAELens does."""
     sae.save_model(folder)
     return folder
+
+
+def doubled_topk(sae: SAE[Any]) -> TopKSAE:
+    """A stock TopK SAE of an AbsTopK's weights, doubled by hand: another route to its split."""
+    cfg = TopKSAEConfig(
+        d_in=sae.cfg.d_in,
+        d_sae=2 * sae.cfg.d_sae,
+        k=sae.cfg.k,  # type: ignore[attr-defined]
+        rescale_acts_by_decoder_norm=sae.cfg.rescale_acts_by_decoder_norm,  # type: ignore[attr-defined]
+        metadata=copy.deepcopy(sae.cfg.metadata),
+    )
+    twin = TopKSAE(cfg)
+    with torch.no_grad():
+        for i in range(sae.cfg.d_sae):
+            for row, sign in ((i, 1.0), (sae.cfg.d_sae + i, -1.0)):
+                twin.W_enc[:, row] = sign * sae.W_enc[:, i]
+                twin.W_dec[row] = sign * sae.W_dec[i]
+                twin.b_enc[row] = sign * sae.b_enc[i]
+        twin.b_dec.copy_(sae.b_dec)
+    return twin
+
+
+def tiny_config(**changes: Any) -> BenchConfig:
+    """Sizes of seconds; every suite reads its own data set in full variety."""
+    sizes: dict[str, Any] = {
+        "trust_remote_code": True,  # codeparrot/github-code is a script
+        "context_length": 24,
+        "llm_batch_size": 32,
+        "absorption_max_k": 2,
+        "absorption_min_letters": 5,
+        "absorption_epochs": 3,
+        "absorption_words": 416,
+        "ablation_n": (2, 5, 10, 20),
+        "ablation_train_size": 40,
+        "ablation_test_size": 24,
+        "ablation_epochs": 3,
+        "probing_train_size": 40,
+        "probing_test_size": 24,
+        "scr_pairs": 1,
+        "ravel_entities": 24,
+        "ravel_pairs": 12,
+        "ravel_epochs": 1,
+        "ravel_generated_tokens": 3,
+        "ravel_batch_size": 4,
+        "unlearning_known": "given_order",
+        "unlearning_n": (2,),
+        "unlearning_multipliers": (1,),
+        "unlearning_retain": (0.9,),
+        "unlearning_sequences": 8,
+        "unlearning_length": 32,
+        "core_batch_size": 4,
+        "core_reconstruction_batches": 1,
+        "core_sparsity_batches": 2,
+    }
+    return BenchConfig(**{**sizes, **changes})

@@ -1,0 +1,76 @@
+"""Every suite end to end on a tiny GPT-2: both protocols, and the split by two routes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_models import bench_sae, doubled_topk, save_bench_model, save_bench_sae, tiny_config
+from hub_server import HubServer
+
+from sae_lens_bipolar.saebench import BenchOutcome, bench
+from sae_lens_bipolar.saebench.config import SUITES
+from sae_lens_bipolar.saebench.results import HEADLINES
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory, suite_hub: HubServer) -> BenchOutcome:
+    root = tmp_path_factory.mktemp("bench")
+    model_dir = save_bench_model(root / "gpt2", "gpt2")
+    abstopk = bench_sae("abstopk", model_dir)
+    saes: dict[str, Any] = {"abstopk": abstopk, "doubled": doubled_topk(abstopk)}
+    paths: list[str | Path] = [save_bench_sae(root / name, sae) for name, sae in saes.items()]
+    return bench(paths, root / "out", tiny_config())
+
+
+def values(
+    outcome: BenchOutcome, sae: str, suite: str, protocol: str
+) -> dict[tuple[str, int | None], float]:
+    return {
+        (row["metric"], row["budget"]): row["value"]
+        for row in outcome.rows
+        if (row["sae"], row["suite"], row["protocol"]) == (sae, suite, protocol)
+    }
+
+
+def test_every_suite_gives_numbers_on_both_protocols(outcome: BenchOutcome) -> None:
+    assert outcome.not_run == []
+    for suite in SUITES:
+        metric, budget, _ = HEADLINES[suite]
+        for sae in ("abstopk", "doubled"):
+            for protocol in ("signed", "split"):
+                found = values(outcome, sae, suite, protocol)
+                assert (metric, budget) in found, (suite, sae, protocol)
+                assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_non_negative_sae_is_run_once_and_reported_twice(
+    outcome: BenchOutcome, suite: str
+) -> None:
+    assert values(outcome, "doubled", suite, "signed") == values(outcome, "doubled", suite, "split")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_split_equals_a_stock_topk_of_doubled_weights(
+    outcome: BenchOutcome, suite: str
+) -> None:
+    split, by_hand = (
+        values(outcome, "abstopk", suite, "split"),
+        values(outcome, "doubled", suite, "signed"),
+    )
+    assert by_hand
+    for key, value in by_hand.items():  # the split also has twice every n of TPP
+        assert split[key] == pytest.approx(value, abs=1e-5), key
+
+
+def test_signed_and_split_differ_where_a_suite_is_blind_to_signs(outcome: BenchOutcome) -> None:
+    for suite in ("absorption", "tpp", "core"):
+        signed, split = (values(outcome, "abstopk", suite, p) for p in ("signed", "split"))
+        assert signed != {key: split[key] for key in signed}, suite
+
+
+def test_the_split_reports_tpp_at_twice_each_n(outcome: BenchOutcome) -> None:
+    budgets = {n for metric, n in values(outcome, "abstopk", "tpp", "split")}
+    assert budgets == {2, 4, 5, 10, 20, 40}
+    assert {n for metric, n in values(outcome, "abstopk", "tpp", "signed")} == {2, 5, 10, 20}

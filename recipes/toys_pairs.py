@@ -36,7 +36,7 @@ class Pairs:
     d_in: int = 16
     active: float = 2.0  # pairs switched on in a token; the target is the world's L0
     plane_axes: int = 4  # pairs of the world with d_in = 2
-    plane_active: float = 1.0
+    plane_active: float = 0.3  # so low that two pairs, which the plane cannot tell apart, are rare
 
     def __post_init__(self) -> None:
         for threshold in self.thresholds:

@@ -1,6 +1,6 @@
 """The verdicts on the toy protocols' claims, from their result files alone.
 
-The bounds were fixed before the first full run. An interval is the 95% bootstrap confidence
+The bounds were set before the full run. An interval is the 95% bootstrap confidence
 interval of the mean over seeds; two SAEs are compared by the difference seed by seed.
 """
 
@@ -150,7 +150,8 @@ def _on_anomalies(rows: Sequence[Row]) -> list[Claim]:
             made.append(
                 _claim(
                     "SA-GSAE's latents detect directional anomalies better than those of "
-                    f"{label}, H = axes, anomalous sides {seen} (ROC area, difference above 0)",
+                    f"{label} where H is the number of axes, anomalous sides {seen} (ROC area, "
+                    "difference above 0)",
                     _NOT_GIVEN,
                     " against ".join(map(_show, means)),
                     strict if found else [],

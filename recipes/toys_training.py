@@ -34,13 +34,13 @@ class Contestant:
 
 
 CONTESTANTS = {
-    "sa_gsae": Contestant("SA-GSAE, H", "sign_aware_gated", 1),
-    "gated": Contestant("Gated, H", "gated_l0", 1),
-    "gated_2h": Contestant("Gated, 2H", "gated_l0", 2),
-    "abstopk": Contestant("AbsTopK, H", "abstopk", 1),
-    "topk": Contestant("TopK, H", "sparse_topk", 1),
-    "sa_gsae_untied": Contestant("SA-GSAE untied, H", "sign_aware_gated", 1, symmetry="none"),
-    "sa_gsae_2h": Contestant("SA-GSAE, 2H", "sign_aware_gated", 2),
+    "sa_gsae": Contestant("SA-GSAE (H)", "sign_aware_gated", 1),
+    "gated": Contestant("Gated (H)", "gated_l0", 1),
+    "gated_2h": Contestant("Gated (2H)", "gated_l0", 2),
+    "abstopk": Contestant("AbsTopK (H)", "abstopk", 1),
+    "topk": Contestant("TopK (H)", "sparse_topk", 1),
+    "sa_gsae_untied": Contestant("SA-GSAE untied (H)", "sign_aware_gated", 1, symmetry="none"),
+    "sa_gsae_2h": Contestant("SA-GSAE (2H)", "sign_aware_gated", 2),
 }
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from abstopk_ranking import ranking_sentence
 from abstopk_training import default_device, read_plan, train, training_cell
 from cells import Cell, read_scale, recipe_arguments, run_cells
 from claims import Claim, claims_table, read_claims, verdict, write_claims
@@ -72,9 +73,12 @@ def report(output: Path) -> None:
     """Draw the figure, write the table and the verdicts, from the files in `output/results`."""
     rows = read_json(output / SUMMARY)
     compared = comparisons(rows)
+    found = claims(rows, compared)
     save(figure(rows), output / "results")
-    write_text(output / "results" / "figure4.md", table(compared))
-    write_claims(output, claims(rows, compared))
+    write_text(
+        output / "results" / "figure4.md", f"{ranking_sentence(found, rows)}\n\n{table(compared)}"
+    )
+    write_claims(output, found)
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:

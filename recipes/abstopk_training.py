@@ -44,6 +44,7 @@ class ModelPlan:
     jumprelu: tuple[Mapping[str, float], ...]  # one JumpReLU each: what differs from the scale's
     paper: str | None = None  # the model's name in the paper's Table 2, if it is there
     sweep: Mapping[str, Any] = field(default_factory=dict)  # what differs from the scale's
+    bench: Mapping[str, Any] = field(default_factory=dict)  # likewise, in the recipe of Table 2
 
     def __post_init__(self) -> None:
         if not (self.layers and self.k and self.jumprelu):

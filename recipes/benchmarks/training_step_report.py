@@ -53,7 +53,10 @@ def draw(results: dict[str, Any], path: str) -> None:
         )
         axes.set_xticks(
             range(len(shape["comparisons"])),
-            [f"{c['ours']}\nbeside\n{c['reference']}" for c in shape["comparisons"]],
+            [
+                f"{c['ours']}\nbeside\n{c['reference']}".replace(" ", "\n")
+                for c in shape["comparisons"]
+            ],
             fontsize=7,
         )
         axes.set_ylabel("seconds per training step (dashed: encoder product alone)", fontsize=8)

@@ -10,6 +10,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY
 from sae_lens.saes.sae import SAE
 from safetensors import SafetensorError, safe_open
 
+from sae_lens_bipolar.architectures.checks import check_fields
 from sae_lens_bipolar.errors import CheckpointError, did_you_mean
 from sae_lens_bipolar.files import read_json, sha256_of, write_json
 
@@ -66,20 +67,29 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
     path = Path(path)
     config, shapes = _read_config(path), _read_shapes(path)
     architecture = config.get("architecture")
-    if architecture not in SAE_CLASS_REGISTRY:
+    if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:
         raise CheckpointError(
             f"architecture in {path / SAE_CFG_FILENAME} is {architecture!r}; registered: "
             f"{', '.join(sorted(SAE_CLASS_REGISTRY))}"
             f"{did_you_mean(str(architecture), SAE_CLASS_REGISTRY)}"
         )
+    if "dtype" not in config:
+        raise CheckpointError(f"dtype is missing in {path / SAE_CFG_FILENAME}")
     sae_class, config_class = SAE_CLASS_REGISTRY[architecture]
     try:
-        expected = sae_class(config_class.from_dict({**config, "device": "meta"})).state_dict()
-    except (KeyError, TypeError, ValueError) as error:
+        cfg = config_class.from_dict({**config, "device": "meta"})
+        check_fields(cfg)
+        expected = sae_class(cfg).state_dict()
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / SAE_CFG_FILENAME} is no {architecture}: {error}") from error
     require_tensors(
         shapes, {name: list(t.shape) for name, t in expected.items()}, architecture, path
     )
+    if "k" in vars(cfg) and not 1 <= vars(cfg)["k"] <= cfg.d_sae:
+        raise CheckpointError(
+            f"k={vars(cfg)['k']!r} in {path / SAE_CFG_FILENAME} is not allowed: 1 to {cfg.d_sae}"
+        )
+    _require_seal(path)
     return SAE.load_from_disk(path, device=device, dtype=dtype)
 
 
@@ -103,6 +113,16 @@ def require_tensors(
             f"{path / SAE_WEIGHTS_FILENAME} does not hold a {architecture} SAE of the size in "
             f"{SAE_CFG_FILENAME}: {'; '.join(problems)}"
         )
+
+
+def _require_seal(path: Path) -> None:
+    """Compare a checkpoint with its seal, if it has one: a flipped bit shows nowhere else."""
+    if not (path / SEAL).exists() or is_whole(path):
+        return
+    raise CheckpointError(
+        f"{path} is not as it was when it was sealed: a file is damaged or was edited. Restore it; "
+        f"or, if it was changed on purpose, remove its {SEAL}"
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sae_lens_bipolar.checkpoints import load_sae
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files import read_json, write_json
 from sae_lens_bipolar.latents import describe_latents, two_sided_latents
+from sae_lens_bipolar.locks import lock_run
 from sae_lens_bipolar.models import DEFAULT_MODEL
 from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 from sae_lens_bipolar.sweep import SUMMARY, Assets, SweepConfig, SweepSAE, summarise
@@ -70,12 +71,13 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
     saes = sweep_saes(config)
     resolved = {**asdict(config), "saes": sweep.settings(saes)}
     require_same_run(run_dir, resolved)
-    if not _is_done(run_dir):
-        assets = load_assets(config)
-        start_run(run_dir, resolved, command_line())
-        sweep.train_and_measure(sweep_config(config), saes, assets, run_dir)
-        describe_run(config, assets, run_dir)
-    page = reports.render(run_dir)
+    with lock_run(run_dir):
+        if not _is_done(run_dir):
+            assets = load_assets(config)
+            start_run(run_dir, resolved, command_line())
+            sweep.train_and_measure(sweep_config(config), saes, assets, run_dir)
+            describe_run(config, assets, run_dir)
+        page = reports.render(run_dir)
     tqdm.write(reports.tables.text(read_json(run_dir / SUMMARY)))
     return page
 

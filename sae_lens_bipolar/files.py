@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, and checksums for what is fetched."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from sae_lens_bipolar.errors import DiskFullError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What safetensors and torch say instead of raising an OSError with its number.
+_SAID_FULL = (
+    *("os error 28", "os error 27", "No space left", "File too large"),
+    *("PytorchStreamWriter failed writing", "iostream error"),
+)
 
 
 @contextmanager
@@ -38,6 +48,30 @@ def _replace(new: Path, target: Path, scratch: Path) -> None:
     if target.is_dir():  # a directory cannot be renamed over a full one: move the old one aside
         os.replace(target, scratch / "replaced")
     os.replace(new, target)
+
+
+@contextmanager
+def explaining_full_disk(directory: str | Path) -> Iterator[None]:
+    """Turn whatever a writer raises on a full disk, below `directory`, into DiskFullError."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        raise DiskFullError(
+            f"no space left while writing below {directory}: what was finished before is whole; "
+            "free some space, or raise the quota, and run the same command again"
+        ) from error
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(words in str(error) for words in _SAID_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -28,7 +28,7 @@ from sae_lens_bipolar.base_models import check_license
 from sae_lens_bipolar.checkpoints import load_sae
 from sae_lens_bipolar.errors import ConfigError, HubError
 from sae_lens_bipolar.fetch import say
-from sae_lens_bipolar.files import atomic_path, remove_scratch, sha256_of
+from sae_lens_bipolar.files import atomic_path, explaining_full_disk, remove_scratch, sha256_of
 from sae_lens_bipolar.hub_errors import ask
 from sae_lens_bipolar.locks import lock_run
 from sae_lens_bipolar.model_card import write_card
@@ -103,6 +103,7 @@ def publish(
         CheckpointError: if there is no finished SAE, or one is damaged.
         ConfigError: if an id or the licence is missing or not allowed.
         LockError: if another process works in the directory.
+        DiskFullError: if the folder does not fit on the disk.
         HubError: if the Hub refuses, fails or cannot be reached, or what arrived differs.
     """
     if not dry_run and get_token() is None:
@@ -112,7 +113,7 @@ def publish(
         )
     source = find_saes(path)
     ids = published_ids(list(source.saes), config.id)
-    with lock_run(path):
+    with lock_run(path), explaining_full_disk(path):
         remove_scratch(path)
         folder = path / FOLDER
         with atomic_path(folder) as scratch:
@@ -124,7 +125,7 @@ def publish(
             return Published(folder, None, None, published)
         url = _prepare_repository(config)
         message = config.message or f"Publish {', '.join(sae.id for sae in saes)}"
-        say(f"uploading {len(published)} SAEs to {config.repo_id}")
+        say(f"uploading {', '.join(published)} to {config.repo_id}")
         upload = partial(_commit, config, folder, set(published), message)
         commit = ask(f"uploading to {config.repo_id}", config.repo_id, upload)
         say("downloading everything again to compare")
@@ -157,9 +158,16 @@ def _prepare_repository(config: PublishConfig) -> str:
             "or choose another name; nothing was uploaded"
         )
     if config.revision != "main":
-        branch = partial(api.create_branch, repo_id, branch=config.revision, exist_ok=True)
+        branch = partial(_make_branch, api, repo_id, config.revision)
         ask(f"creating the branch {config.revision} of {repo_id}", repo_id, branch)
     return str(url)
+
+
+def _make_branch(api: HfApi, repo_id: str, branch: str) -> None:
+    """A branch from the repository's first commit: without the SAEs of other branches."""
+    if branch not in {ref.name for ref in api.list_repo_refs(repo_id).branches}:
+        first = api.list_repo_commits(repo_id)[-1].commit_id
+        api.create_branch(repo_id, branch=branch, revision=first, exist_ok=True)
 
 
 def _commit(config: PublishConfig, folder: Path, ids: set[str], message: str) -> str:

@@ -90,6 +90,7 @@ def _is_network(error: BaseException) -> bool:
         isinstance(cause, (ConnectionError, TimeoutError))
         or type(cause).__module__.split(".")[0] in _HTTP_LIBRARIES
         or type(cause).__name__ == "LocalEntryNotFoundError"  # a download without a network
+        or "Consistency check failed" in str(cause)  # a download that was cut off
         for cause in _causes(error)
     )
 

@@ -8,6 +8,7 @@ import getpass
 import json
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from sae_lens_bipolar.runs import command_line
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"  # what the operating system locks; empty, and never removed
+LOCK = ".lock"  # what the operating system locks; empty
 HOLDER = ".lock.json"  # who holds it
 
 _held: dict[tuple[int, Path], int] = {}  # (process, directory) -> how often it was taken
@@ -39,6 +40,7 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         LockError: if another process holds it; names its pid, host, user, start and command.
     """
     run_dir = run_dir.resolve()
+    is_new = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
     key = (os.getpid(), run_dir)  # a forked child holds nothing of its parent's
     if key in _held:
@@ -68,6 +70,8 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         del _held[key]
         with suppress(OSError):
             (run_dir / HOLDER).unlink()
+        if is_new and [path.name for path in run_dir.iterdir()] == [LOCK]:
+            shutil.rmtree(run_dir, ignore_errors=True)  # nothing was done: leave no trace
         lock.release()
 
 

@@ -156,6 +156,8 @@ def _run_file(folder: Path, saes: Sequence[StagedSAE], name: str) -> dict[str, A
 def _summary_rows(folder: Path, saes: Sequence[StagedSAE]) -> list[dict[str, Any]]:
     """The run's measurements of the published SAEs, named as they are published."""
     rows = _run_file(folder, saes, f"{RESULTS}/summary.json")
+    if len(saes) == len(rows) == 1:  # its directory may have been renamed
+        return [{**rows[0], "name": saes[0].id}]
     by_name = {row.get("name"): row for row in rows if isinstance(row, dict)} if rows else {}
     return [{**by_name[sae.name], "name": sae.id} for sae in saes if sae.name in by_name]
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
+from safetensors import SafetensorError
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
 from transformers import (
@@ -30,6 +31,11 @@ from sae_lens_bipolar.files import user_cache_dir
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+# What Transformers raises for a model that is damaged, unknown or of another kind.
+_LOADING_ERRORS = (
+    *(AttributeError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    SafetensorError,
+)
 # Published as pickled weights by the authors of TransformerLens; nothing here reads pickles.
 _PICKLED_OWNERS = ("NeelNanda", "ArthurConmy", "Baidicoot")
 
@@ -118,10 +124,13 @@ def _load(
             use_safetensors=True,
             **hub,
         )
-    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except _LOADING_ERRORS as error:
+        remedy = ""
+        if user_cache_dir() in Path(path).parents:
+            remedy = f". It is this package's own copy: remove {path}, and it is fetched again"
         raise ModelError(
             f"{path} cannot be loaded as a causal language model with a tokenizer: "
-            f"{type(error).__name__}: {str(error)[:500]}"
+            f"{type(error).__name__}: {str(error)[:500]}{remedy}"
         ) from error
     hf_model.eval().requires_grad_(False)
     return to_hooked_transformer(hf_model, tokenizer, official_name=official)

@@ -11,7 +11,9 @@ _TOKEN = re.compile(
 )
 _PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")
 _SIGNATURE = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")  # presigned addresses grant access
-_OPTION = re.compile(r"(--?[\w-]*(?:token|api[_-]?key|password|secret)[\w-]*[= ])\s*(?!-)\S+", re.I)
+_OPTION = re.compile(
+    r"(--?[\w-]*(?:token(?!s)|api[_-]?key|password|secret)[\w-]*[= ])\s*(?!-)\S+", re.I
+)
 _FOLDER = re.compile(r"(?<![\w.:/~>-])~?/(?:[^\s/'\",:;]+/)+")
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 

@@ -23,6 +23,7 @@ import yaml
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files import write_json, write_text
+from sae_lens_bipolar.redaction import without_secrets
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -86,8 +87,8 @@ def environment(command: str, seed: int | None = None) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command that runs now, as a user would type it."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that runs now, as a user would type it, without tokens."""
+    return without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def append_metrics(path: Path, rows: list[dict[str, Any]]) -> None:

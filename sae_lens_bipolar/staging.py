@@ -27,11 +27,12 @@ from tqdm.auto import tqdm
 
 from sae_lens_bipolar.base_models import BaseModel, base_model
 from sae_lens_bipolar.checkpoints import load_sae
-from sae_lens_bipolar.errors import CheckpointError, ConfigError, HubError
+from sae_lens_bipolar.errors import CheckpointError, ConfigError, DataError, HubError
 from sae_lens_bipolar.files import read_json, write_json, write_text
 from sae_lens_bipolar.polarity import split
 from sae_lens_bipolar.redaction import holds_secret, without_folders
 from sae_lens_bipolar.registration import published_name
+from sae_lens_bipolar.reports.fields import load_json, read_file
 from sae_lens_bipolar.runs import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from sae_lens_bipolar.training import CHECKPOINTS, PROGRESS
 
@@ -124,6 +125,7 @@ def stage(source: Source, ids: dict[str, str], folder: Path, with_split: bool) -
 
     Raises:
         CheckpointError: if a checkpoint is damaged, or holds NaN or infinite weights.
+        DataError: if a file of the run is damaged; names it.
         HubError: if a file would publish an access token, or a split is not equal.
     """
     staged = []
@@ -177,7 +179,7 @@ def _runner_config(name: str, path: Path) -> dict[str, Any]:
     """SAELens's runner configuration, of this SAE alone and without this machine's folders."""
     for file in (path / RUNNER_CFG_FILENAME, path.parent / RUNNER_CFG_FILENAME):
         if file.is_file():
-            runner: dict[str, Any] = without_folders(read_json(file))
+            runner: dict[str, Any] = without_folders(load_json(file))
             for key in ("saes", "hook_names"):
                 if isinstance(runner.get(key), dict):
                     runner[key] = {sae: v for sae, v in runner[key].items() if sae == name}
@@ -236,9 +238,12 @@ def _stage_results(run_dir: Path, folder: Path) -> None:
 def _copy_text(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".json":
-        write_json(target, without_folders(read_json(file)))
+        write_json(target, without_folders(load_json(file)))
     elif file.suffix == ".yaml":
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            value = yaml.safe_load(read_file(file))
+        except yaml.YAMLError as error:
+            raise DataError(f"{file}: not YAML: {error}") from error
         write_text(target, yaml.safe_dump(without_folders(value), sort_keys=False))
     else:
         shutil.copyfile(file, target)

@@ -22,6 +22,7 @@ from sae_lens_bipolar.checkpoints import load_sae, remove_checkpoints
 from sae_lens_bipolar.corpora import TokenSplit, load_documents, split_tokens
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files import read_json, remove_scratch, write_json
+from sae_lens_bipolar.locks import lock_run
 from sae_lens_bipolar.metrics import Measurement, Reconstruction, measure
 from sae_lens_bipolar.models import DEFAULT_MODEL, check_hook, load_model, tokenizer_of
 from sae_lens_bipolar.runs import (
@@ -110,6 +111,7 @@ def run_sweep(
     Raises:
         ConfigError: if there is no SAE, or `run_dir` holds a sweep with another configuration.
         ModelError: if the model has no such hook.
+        LockError: if another process works in `run_dir`; names it.
     """
     if not saes:
         raise ConfigError("a sweep of no SAEs is not allowed: give at least one")
@@ -119,11 +121,12 @@ def run_sweep(
     }
     resolved = {**asdict(config), "saes": described}
     require_same_run(run_dir, resolved)
-    if not (run_dir / SUMMARY).exists():
-        assets = load_assets(config, saes)
-        start_run(run_dir, resolved, command_line())
-        train_and_measure(config, saes, assets, run_dir)
-    return read_json(run_dir / SUMMARY)
+    with lock_run(run_dir):
+        if not (run_dir / SUMMARY).exists():
+            assets = load_assets(config, saes)
+            start_run(run_dir, resolved, command_line())
+            train_and_measure(config, saes, assets, run_dir)
+        return read_json(run_dir / SUMMARY)
 
 
 def settings(saes: Mapping[str, SweepSAE]) -> dict[str, dict[str, Any]]:

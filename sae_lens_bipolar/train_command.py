@@ -5,9 +5,14 @@ SAELens parses the flags and trains; here a YAML file becomes flags, the model c
 """
 
 import argparse
+import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,22 +21,42 @@ import torch
 import yaml
 from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.config import LanguageModelSAERunnerConfig
+from sae_lens.constants import DTYPE_MAP
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
+from sae_lens_bipolar.architectures.checks import (
+    check_fields,
+    require_choice,
+    require_k,
+    require_number,
+)
 from sae_lens_bipolar.checkpoints import load_sae
 from sae_lens_bipolar.corpora import load_documents, split_tokens
 from sae_lens_bipolar.errors import ConfigError, did_you_mean
+from sae_lens_bipolar.files import explaining_full_disk, write_json
 from sae_lens_bipolar.metrics import measure
 from sae_lens_bipolar.models import check_hook, load_model, tokenizer_of
+from sae_lens_bipolar.runs import ENVIRONMENT_FILE, command_line, environment
+from sae_lens_bipolar.sweep import SUMMARY, summarise
 
+_AT_LEAST_ONE = (
+    *("training_tokens", "train_batch_size_tokens", "store_batch_size_prompts"),
+    *("n_batches_in_buffer", "n_batches_for_norm_estimate", "n_eval_batches"),
+    *("dead_feature_window", "feature_sampling_window", "n_restart_cycles"),
+)
+_AT_LEAST_ZERO = ("lr_warm_up_steps", "lr_decay_steps", "n_checkpoints", "seed")
+_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
 # SAELens's defaults that would run code from a data set or need an account; flags change them.
 _SAFE_DEFAULTS = ("--dataset_trust_remote_code", "false", "--log_to_wandb", "false")
 
 
 def train(flags: Sequence[str], config_file: Path | None = None) -> None:
     """Train one SAE as `python -m sae_lens.llm_sae_training_runner` would, and say how it went.
+
+    Beside SAELens's files the output directory gets `environment.json` and, for local text,
+    `results/summary.json`: what `publish` tells of the SAE.
 
     Args:
         flags: SAELens's flags; `--architecture` is any registered name, `--model_name` a bundled
@@ -62,16 +87,24 @@ def train(flags: Sequence[str], config_file: Path | None = None) -> None:
         override_model=model,
         override_dataset=None if tokens is None else tokens.train,
     )
-    runner.run()
+    with explaining_full_disk(cfg.output_path or cfg.checkpoint_path or "."):
+        runner.run()
     if cfg.output_path is None:
         return
-    print(f"saved: {cfg.output_path}")
+    output = Path(cfg.output_path)
+    write_json(output / ENVIRONMENT_FILE, environment(command_line(), seed=cfg.seed))
+    print(f"saved: {output}")
     if tokens is not None:
         held_out = tokens.held_out[:32]["input_ids"]
         name = cfg.sae.architecture()
         found = measure(
             {name: load_sae(cfg.output_path, cfg.device)}, model, torch.as_tensor(held_out)
         )
+        row = {"name": output.resolve().name, "architecture": name}
+        row |= {"d_in": cfg.sae.d_in, "d_sae": cfg.sae.d_sae, **summarise(found[name])}
+        row |= {"n_train_tokens": cfg.training_tokens, "seed": cfg.seed}
+        row |= {"model": cfg.model_name, "hook_name": cfg.hook_name}
+        write_json(output / SUMMARY, [row])
         figures = found[name].without_sinks
         print(
             f"held out ({figures.n_tokens} tokens, attention sinks left out): "
@@ -91,11 +124,19 @@ def parse(
     """
     given = [*_SAFE_DEFAULTS, *(_yaml_flags(config_file) if config_file else ()), *flags]
     _require_architecture(given)
+    _require_counts(given)
+    said = io.StringIO()
     try:
-        return _parse_cfg_args(given)
-    except SystemExit as stop:  # argparse printed what is wrong, or the help
+        with redirect_stderr(said):  # argparse prints its usage, several screens, and why
+            cfg = _parse_cfg_args(given)
+        check_runner(cfg)
+        return cfg
+    except SystemExit as stop:
         if stop.code:
-            raise ConfigError("the options above are not right; see train --help") from stop
+            reason = said.getvalue().strip().rpartition("error: ")[2]
+            raise ConfigError(
+                f"train: {reason} (architecture {_architecture(given)!r}); see train --help"
+            ) from stop
         raise
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -103,14 +144,64 @@ def parse(
         raise ConfigError(f"train: {error}") from error
 
 
+def check_runner(cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig]) -> None:
+    """Check the fields that SAELens would only trip over while it trains.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+    check_fields(cfg.sae)
+    if "k" in vars(cfg.sae):
+        require_k(cfg.sae.k, cfg.sae.d_sae, integer=False)  # type: ignore[attr-defined]
+    for name in _AT_LEAST_ONE:
+        require_number(getattr(cfg, name), name, 1)
+    for name in _AT_LEAST_ZERO:
+        require_number(getattr(cfg, name), name, 0)
+    require_number(cfg.context_size, "context_size", 2)
+    if cfg.training_tokens < cfg.train_batch_size_tokens:
+        raise ConfigError(
+            f"training_tokens={cfg.training_tokens} is less than one batch of "
+            f"train_batch_size_tokens={cfg.train_batch_size_tokens}"
+        )
+    require_number(cfg.activations_mixing_fraction, "activations_mixing_fraction", 0, 1)
+    require_number(cfg.lr, "lr", 0, exclusive=True)
+    for name in ("adam_beta1", "adam_beta2"):
+        require_number(getattr(cfg, name), name, 0, math.nextafter(1, 0))
+    require_choice(cfg.lr_scheduler_name, _SCHEDULERS, "lr_scheduler_name")
+    require_choice(cfg.dtype, tuple(DTYPE_MAP), "dtype")
+    for name in ("device", "llm_device", "act_store_device"):
+        _require_device(getattr(cfg, name), name)
+
+
+def _require_device(value: str | None, field: str) -> None:
+    try:
+        torch.empty(0, device=value)
+    except (AssertionError, RuntimeError) as error:  # an unknown name, or no such hardware here
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"{field}={value!r} is not allowed on this machine: {said}") from None
+
+
+def _architecture(flags: Sequence[str]) -> str:
+    given = [value for flag, value in pairwise(flags) if flag in ("--architecture", "--sae")]
+    return given[-1] if given else "standard"  # SAELens's default
+
+
 def _require_architecture(flags: Sequence[str]) -> None:
+    value = _architecture(flags)
+    if value not in SAE_TRAINING_CLASS_REGISTRY:
+        raise ConfigError(
+            f"architecture={value!r} is not registered; known: "
+            f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
+            f"{did_you_mean(value, SAE_TRAINING_CLASS_REGISTRY)}"
+        )
+
+
+def _require_counts(flags: Sequence[str]) -> None:
+    """SAELens divides by some of these while it reads its options."""
     for flag, value in pairwise(flags):
-        if flag in ("--architecture", "--sae") and value not in SAE_TRAINING_CLASS_REGISTRY:
-            raise ConfigError(
-                f"architecture={value!r} is not registered; known: "
-                f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
-                f"{did_you_mean(value, SAE_TRAINING_CLASS_REGISTRY)}"
-            )
+        name = flag.lstrip("-").replace("-", "_")
+        if name in _AT_LEAST_ONE and value.lstrip("-").isdigit():
+            require_number(int(value), name, 1)
 
 
 def _yaml_flags(file: Path) -> Iterator[str]:
@@ -140,8 +231,18 @@ def _flag(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [name, json.dumps(value)]
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if key.removeprefix("sae.") not in _list_options():
+            raise ConfigError(f"{key}={value!r} in the YAML file is a list; one value is expected")
         return [name, *map(str, value)]
     return [name, str(value)]
+
+
+@cache
+def _list_options() -> frozenset[str]:
+    """Options that take several values, of the runner and of every architecture."""
+    configs = [cfg_class for _, cfg_class in SAE_TRAINING_CLASS_REGISTRY.values()]
+    known = [field for cfg in (LanguageModelSAERunnerConfig, *configs) for field in fields(cfg)]
+    return frozenset(f.name for f in known if "list" in str(f.type) or "tuple" in str(f.type))
 
 
 def _load_options(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:

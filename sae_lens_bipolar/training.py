@@ -26,7 +26,8 @@ from typing_extensions import override
 
 from sae_lens_bipolar.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
 from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError
-from sae_lens_bipolar.files import atomic_path
+from sae_lens_bipolar.files import atomic_path, explaining_full_disk
+from sae_lens_bipolar.locks import lock_run
 from sae_lens_bipolar.metrics import nmse
 from sae_lens_bipolar.models import check_hook
 from sae_lens_bipolar.runs import METRICS_FILE, append_metrics, read_metrics, truncate_metrics
@@ -111,7 +112,16 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
     @override
     def run(self) -> dict[str, TrainingSAE[Any]]:
-        """Train to the end, from the newest whole checkpoint if there is one."""
+        """Train to the end, from the newest whole checkpoint if there is one.
+
+        Raises:
+            LockError: if another process works in the run directory; names it.
+            DiskFullError: if the disk is full; the last whole checkpoint is kept.
+        """
+        with lock_run(self.run_dir), explaining_full_disk(self.run_dir):
+            return self._run()
+
+    def _run(self) -> dict[str, TrainingSAE[Any]]:
         metrics = self.run_dir / METRICS_FILE
         newest = latest_checkpoint(self.run_dir / PROGRESS)
         self.cfg.resume_from_checkpoint = str(newest) if newest else None
@@ -145,6 +155,8 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         with atomic_path(self.run_dir / CHECKPOINTS) as scratch:
             self.cfg.output_path = str(scratch)
             self._save_final_outputs(saes, trainer)
+            for name in saes:
+                seal_checkpoint(scratch / name)
             self.cfg.output_path = None
         return saes
 

@@ -88,7 +88,7 @@ def test_a_yaml_file_says_the_same_and_flags_win(tmp_path: Path) -> None:
         "architecture": "sign_aware_gated",
         "hook_name": "blocks.1.hook_mlp_out",
         "seqpos_slice": [1, None],
-        "training_tokens": 1000,
+        "training_tokens": 5000,
         "lr": 1e-4,
         "prepend_bos": False,
         "output_path": None,
@@ -104,7 +104,7 @@ def test_a_yaml_file_says_the_same_and_flags_win(tmp_path: Path) -> None:
         "gain",
         8.0,
     )  # type: ignore[attr-defined]
-    assert (cfg.hook_name, cfg.training_tokens, cfg.lr) == ("blocks.1.hook_mlp_out", 1000, 0.5)
+    assert (cfg.hook_name, cfg.training_tokens, cfg.lr) == ("blocks.1.hook_mlp_out", 5000, 0.5)
     assert cfg.prepend_bos is False
     assert cfg.sae.dtype == "float64"
     assert tuple(cfg.seqpos_slice) == (1, 12)
@@ -141,14 +141,26 @@ def test_bad_yaml_is_refused(tmp_path: Path, text: str | None, words: str) -> No
         (["--architecture", "abstop"], "did you mean 'abstopk'"),
         (["--architecture", "abstopk", "-k", "0"], "k=0"),
         (["--architecture", "abstopk", "-k", "49"], r"k=49"),
-        (["--architecture", "abstopk", "--d_in", "31"], "has width 32"),
+        (["--architecture", "abstopk", "-k", "4", "--d_in", "31"], "has width 32"),
         (
-            ["--architecture", "abstopk", "--hook_name", "blocks.0.mlp_out"],
+            ["--architecture", "abstopk", "-k", "4", "--hook_name", "blocks.0.mlp_out"],
             "did you mean 'blocks.0.hook_mlp_out'",
         ),
-        (["--architecture", "abstopk", "--model_name", "/nowhere/model"], "/nowhere/model"),
+        (
+            ["--architecture", "abstopk", "-k", "4", "--model_name", "/nowhere/model"],
+            "/nowhere/model",
+        ),
         (["--architecture", "sign_aware_gated", "--l0_target", "99"], "l0_target=99"),
         (["--architecture", "abstopk", "--training_tokenz", "5"], "training_tokenz"),
+        (["--architecture", "abstopk", "-k", "4", "--lr", "0"], "lr=0.0"),
+        (["--architecture", "abstopk", "-k", "4", "--adam_beta2", "1"], "adam_beta2=1.0"),
+        (["--architecture", "abstopk", "-k", "4", "--dtype", "float31"], "dtype='float31'"),
+        (["--architecture", "abstopk", "-k", "4", "--device", "nonsense"], "device='nonsense'"),
+        (["--architecture", "abstopk", "-k", "4", "--training_tokens", "0"], "training_tokens=0"),
+        (
+            ["--architecture", "abstopk", "-k", "4", "--training_tokens", "31"],
+            "less than one batch",
+        ),
     ],
 )
 def test_bad_input_exits_with_2_and_says_what(
@@ -171,7 +183,7 @@ def test_text_without_a_text_column_lists_the_columns(
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"title": 3, "body": 4}) + "\n")
     arguments = flags(tiny_model_dirs["gpt2"], data, tmp_path / "out", HOOKS["mlp"], 32)
-    assert main(["train", "--architecture", "abstopk", *arguments]) == 2
+    assert main(["train", "--architecture", "abstopk", "-k", "4", *arguments]) == 2
     message = capsys.readouterr().err
     assert "title" in message
     assert "body" in message

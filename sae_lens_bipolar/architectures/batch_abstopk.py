@@ -29,7 +29,12 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAEConfig
-from sae_lens_bipolar.architectures.checks import require_finite, require_k, require_number
+from sae_lens_bipolar.architectures.checks import (
+    check_fields,
+    require_finite,
+    require_k,
+    require_number,
+)
 from sae_lens_bipolar.errors import ConfigError
 
 
@@ -75,6 +80,7 @@ class BatchAbsTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig):
         return BiJumpReLUSAEConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         require_k(self.k, self.d_sae, integer=False)
         require_number(self.topk_threshold_lr, "topk_threshold_lr", 0, maximum=1)
@@ -139,6 +145,7 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
         return "matryoshka_batch_abstopk"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         widths = self.matryoshka_widths
         rising = all(a < b for a, b in zip([0, *widths], [*widths, self.d_sae + 1], strict=True))
@@ -146,6 +153,11 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
             raise ConfigError(
                 f"matryoshka_widths={widths!r} is not allowed: it must be a rising list of widths "
                 f"from 1 to d_sae ({self.d_sae}), and not empty."
+            )
+        if self.reshape_activations != "none":
+            raise ConfigError(
+                f"reshape_activations={self.reshape_activations!r} is not allowed with nested "
+                "prefixes: the inner levels decode without it; use 'none' and flat activations"
             )
         if self.normalize_activations in ("layer_norm", "constant_norm_rescale"):
             # These keep each token's norm for one decoding, and the inner levels decode again.

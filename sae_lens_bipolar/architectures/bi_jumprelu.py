@@ -38,7 +38,12 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import require_choice, require_finite, require_number
+from sae_lens_bipolar.architectures.checks import (
+    check_fields,
+    require_choice,
+    require_finite,
+    require_number,
+)
 from sae_lens_bipolar.architectures.precision import kept_in_float32
 
 _THRESHOLDS = ("threshold_positive", "threshold_negative")
@@ -52,6 +57,10 @@ class BiJumpReLUSAEConfig(SAEConfig):
     @classmethod
     def architecture(cls) -> str:
         return "bi_jumprelu"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        super().__post_init__()
 
 
 class _TwoSidedJump(SAE[Any]):
@@ -131,6 +140,7 @@ class BiJumpReLUTrainingSAEConfig(JumpReLUTrainingSAEConfig):
         return BiJumpReLUSAEConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         modes = ("step", "tanh", "quadratic")
         require_choice(self.jumprelu_sparsity_loss_mode, modes, "jumprelu_sparsity_loss_mode")

@@ -37,7 +37,12 @@ from sae_lens.saes.topk_sae import (
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import require_finite, require_k, require_number
+from sae_lens_bipolar.architectures.checks import (
+    check_fields,
+    require_finite,
+    require_k,
+    require_number,
+)
 from sae_lens_bipolar.errors import ConfigError
 
 
@@ -59,6 +64,7 @@ class BiTopKSAEConfig(TopKSAEConfig):
         return "bi_topk"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         require_k(self.k, self.d_sae)
 
@@ -164,6 +170,7 @@ class BiTopKTrainingSAEConfig(TopKTrainingSAEConfig):
         return BiTopKSAEConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         require_k(self.k, self.d_sae)
         require_number(self.initial_b_negative, "initial_b_negative")

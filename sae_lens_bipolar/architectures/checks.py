@@ -2,11 +2,78 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
+from sae_lens.constants import DTYPE_MAP
 
 from sae_lens_bipolar.errors import ActivationError, ConfigError, did_you_mean
+
+# SAELens also takes one that its annotation leaves out (saes/sae.py:191-197 in 6.54.12).
+_NORMALISATIONS = (
+    *("none", "expected_average_only_in", "layer_norm"),
+    *("covariance_whitening", "constant_norm_rescale"),
+)
+_SCALARS = {int: "an integer", float: "a finite number", bool: "True or False", str: "a string"}
+
+
+def check_fields(cfg: Any) -> None:
+    """Raise `ConfigError` unless every field of an SAE's configuration has its declared type, the
+    sizes are at least 1, and dtype and device exist; ranges are each architecture's to check.
+    """
+    require_choice(cfg.normalize_activations, _NORMALISATIONS, "normalize_activations")
+    for name, hint in _hints(type(cfg)).items():
+        value = getattr(cfg, name)
+        if (wanted := _wanted(hint)) and not _fits(value, hint):
+            raise ConfigError(f"{name}={value!r} is not allowed: it must be {wanted}.")
+        if name in ("d_in", "d_sae"):
+            require_number(value, name, 1)
+        if name.endswith(("_coefficient", "_warm_up_steps")) and value is not None:
+            require_number(value, name, 0)
+    require_choice(cfg.dtype, tuple(DTYPE_MAP), "dtype")
+    try:
+        torch.device(cfg.device)
+    except RuntimeError as error:
+        raise ConfigError(f"device={cfg.device!r} is not allowed: {error}") from None
+    if getattr(cfg, "decoder_init_norm", None) is not None:
+        require_number(cfg.decoder_init_norm, "decoder_init_norm", 0, exclusive=True)
+
+
+@lru_cache
+def _hints(cfg_class: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(cfg_class)
+    names = [field.name for field in fields(cfg_class)]
+    return {name: hints[name] for name in names if name != "normalize_activations"}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inside)
+    if origin is Literal:
+        return isinstance(value, str) and value in inside
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inside[0]) for one in value)
+    if hint in (int, float):
+        number = isinstance(value, int | hint) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _wanted(hint: Any) -> str:
+    """What a hint allows, in words; "" for a hint that is not checked, such as the metadata's."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        words = [_wanted(one) for one in inside]
+        return " or ".join(words) if all(words) else ""
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, inside))
+    if origin is list:
+        return f"a list, each {words}" if (words := _wanted(inside[0])) else ""
+    return "None" if hint is type(None) else _SCALARS.get(hint, "")
 
 
 def require_k(k: Any, d_sae: int, field: str = "k", integer: bool = True) -> None:

@@ -17,6 +17,7 @@ from sae_lens.saes.sae import SAEConfig
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities
+from sae_lens_bipolar.architectures.checks import check_fields
 from sae_lens_bipolar.architectures.gated_step import GatedStep
 from sae_lens_bipolar.architectures.l0_control import check_l0_options
 from sae_lens_bipolar.sparse import Projection
@@ -48,6 +49,7 @@ class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
         return GatedSAEConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         check_l0_options(self)
 

@@ -28,8 +28,13 @@ def check_l0_options(cfg: Any) -> None:
     require_number(cfg.l1_coefficient, "l1_coefficient", minimum=0)
     require_choice(cfg.b_dec_init, ("zeros", "mean"), "b_dec_init")
     for name in ("l0_target", "threshold_init_l0"):
-        if getattr(cfg, name) is not None:
-            require_number(getattr(cfg, name), name, 0, maximum=cfg.d_sae, exclusive=True)
+        value = getattr(cfg, name)
+        if value is not None:
+            require_number(value, name, 0, exclusive=True)
+            if value > cfg.d_sae:
+                raise ConfigError(
+                    f"{name}={value!r} is not allowed: it must be at most d_sae ({cfg.d_sae})"
+                )
     if cfg.l0_target is not None and cfg.l1_warm_up_steps > 0:
         raise ConfigError(
             f"l1_warm_up_steps is {cfg.l1_warm_up_steps} beside l0_target={cfg.l0_target}: "

@@ -37,7 +37,7 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
-from sae_lens_bipolar.architectures.checks import require_choice, require_number
+from sae_lens_bipolar.architectures.checks import check_fields, require_choice, require_number
 from sae_lens_bipolar.architectures.gated_step import GatedStep
 from sae_lens_bipolar.architectures.l0_control import check_l0_options
 from sae_lens_bipolar.errors import ConfigError
@@ -74,6 +74,7 @@ class SignAwareGatedSAEConfig(SAEConfig):
         return "sign_aware_gated"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         _check_gate_options(self.symmetry, self.two_sided_gate)
 
@@ -184,6 +185,7 @@ class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
         return "sign_aware_gated"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         _check_gate_options(self.symmetry, self.two_sided_gate)
         require_number(self.threshold_init, "threshold_init", 0, exclusive=True)

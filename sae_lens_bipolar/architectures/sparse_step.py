@@ -8,7 +8,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE
 from typing_extensions import override
 
 from sae_lens_bipolar import sparse
-from sae_lens_bipolar.architectures.checks import require_finite, require_k
+from sae_lens_bipolar.architectures.checks import check_fields, require_finite, require_k
 from sae_lens_bipolar.architectures.step_on_pairs import StepOnPairs, input_projection
 from sae_lens_bipolar.selection import Ranking, top_k
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
@@ -27,7 +27,7 @@ class SparseStep(StepOnPairs, TopKTrainingSAE):
     See `StepOnPairs` for when a step is SAELens's dense one.
 
     Raises:
-        ConfigError: unless `1 <= k <= d_sae`.
+        ConfigError: unless `1 <= k <= d_sae` and every field has its type.
         ActivationError: for activations that are not finite.
     """
 
@@ -35,6 +35,7 @@ class SparseStep(StepOnPairs, TopKTrainingSAE):
     keeps_negative: bool = False
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
+        check_fields(cfg)  # SAELens's own configuration classes check little
         require_k(cfg.k, cfg.d_sae)
         super().__init__(cfg, use_error_term)
 

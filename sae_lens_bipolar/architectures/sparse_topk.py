@@ -6,8 +6,9 @@ from sae_lens.saes.sae import SAEConfig
 from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import require_k
+from sae_lens_bipolar.architectures.checks import check_fields, require_k
 from sae_lens_bipolar.architectures.sparse_step import SparseStep
+from sae_lens_bipolar.errors import ConfigError
 
 
 @dataclass
@@ -28,8 +29,14 @@ class SparseTopKTrainingSAEConfig(TopKTrainingSAEConfig):
 
     @override
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         require_k(self.k, self.d_sae)
+        if self.use_sparse_activations:
+            raise ConfigError(
+                "use_sparse_activations=True is not allowed: SAELens's sparse tensors do not train "
+                "on every device, and this class brings sparse arithmetic of its own; use False"
+            )
 
 
 class SparseTopKTrainingSAE(SparseStep):

@@ -32,14 +32,24 @@ from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import require_finite, require_k, require_number
+from sae_lens_bipolar.architectures.checks import (
+    check_fields,
+    require_finite,
+    require_k,
+    require_number,
+)
 from sae_lens_bipolar.architectures.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError
 
+_MOST_STEPS = 1000  # each is two products of the size of the encoder's; more is a mistake
+
 
 def _require_steps(n_steps: Any) -> None:
-    if not isinstance(n_steps, int) or isinstance(n_steps, bool) or n_steps < 1:
-        raise ConfigError(f"n_steps={n_steps!r} is not allowed: it must be an integer >= 1.")
+    is_integer = isinstance(n_steps, int) and not isinstance(n_steps, bool)
+    if not is_integer or not 1 <= n_steps <= _MOST_STEPS:
+        raise ConfigError(
+            f"n_steps={n_steps!r} is not allowed: it must be an integer >= 1 and <= {_MOST_STEPS}."
+        )
 
 
 @dataclass
@@ -61,6 +71,7 @@ class UnrolledAbsTopKSAEConfig(AbsTopKSAEConfig):
         return "unrolled_abstopk"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         require_k(self.k, self.d_sae)
         _require_steps(self.n_steps)
@@ -146,6 +157,7 @@ class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
         return UnrolledAbsTopKSAEConfig
 
     def __post_init__(self) -> None:
+        check_fields(self)
         super().__post_init__()
         require_k(self.k, self.d_sae)
         _require_steps(self.n_steps)

@@ -1,0 +1,174 @@
+"""SIGKILL at random moments of training and of publishing, then the same command again.
+
+A child is forked from a process that has everything in memory, so a start costs nothing and the
+kill finds training itself. The moments are drawn by a seeded generator from the whole duration.
+"""
+
+import faulthandler
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hub_clients import clients_at
+from hub_server import HubServer
+from published_run import write_run
+from safetensors.torch import load_file
+from test_training import CONTEXT, make_config
+from transformer_lens import HookedTransformer
+
+from sae_lens_bipolar.checkpoints import is_whole, latest_checkpoint, load_sae
+from sae_lens_bipolar.corpora import load_documents, split_tokens
+from sae_lens_bipolar.hub import PublishConfig, publish
+from sae_lens_bipolar.runs import read_metrics
+from sae_lens_bipolar.training import RunDirectoryRunner
+
+TRAINING_KILLS, PUBLISH_KILLS = 40, 20
+KILLS_A_RUN = 4  # then it is left to end: what a kill costs must never be that it cannot
+HANGS_AFTER = 120  # seconds, after which a child prints where it is and ends
+TOKEN = "hf_" + "KillMe0123456789" * 2
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def run_in_child(work: Callable[[], object], seconds: float | None, log: Path) -> bool:
+    """Fork, do `work` there, SIGKILL it after `seconds`; whether it was killed before it ended."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            quiet = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(quiet, 1)
+            os.dup2(quiet, 2)
+            faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
+            work()
+            code = 0
+        except BaseException as error:  # printed, for the test to show
+            import traceback
+
+            traceback.print_exception(error)
+        finally:
+            os._exit(code)
+    if seconds is not None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                assert os.waitstatus_to_exitcode(status) == 0, log.read_text()[-3000:]
+                return False
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), log.read_text()[-3000:]
+    return status != 0
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{file.parent.name}/{name}": tensor
+        for file in sorted(run_dir.glob("checkpoints/*/*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def figures(run_dir: Path) -> list[dict]:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_training_killed_forty_times_ends_where_an_uninterrupted_run_ends(
+    tmp_path: Path, tiny_model: HookedTransformer, tiny_text: Path
+) -> None:
+    documents = load_documents(tiny_text)
+    tokens = split_tokens(documents, tiny_model.tokenizer, context_size=CONTEXT, seed=7)
+
+    def train(run_dir: Path) -> None:
+        run_dir.mkdir(exist_ok=True)
+        cfg = make_config(tiny_model.cfg.d_model, n_checkpoints=6)
+        RunDirectoryRunner(cfg, run_dir, tiny_model, tokens.train, log_every=1).run()
+
+    log, whole = tmp_path / "log", tmp_path / "whole"
+    start = time.monotonic()
+    run_in_child(lambda: train(whole), None, log)
+    duration = time.monotonic() - start
+    expected, rows = weights(whole), figures(whole)
+    assert len(expected) > 4
+
+    draw, kills, resumed, runs = random.Random(1), 0, 0, 0
+    while kills < TRAINING_KILLS:
+        runs += 1
+        run_dir = tmp_path / f"run-{runs}"
+        for _ in range(KILLS_A_RUN):
+            if not run_in_child(lambda: train(run_dir), draw.uniform(0, duration), log):  # noqa: B023
+                break
+            kills += 1
+            newest = latest_checkpoint(run_dir / "progress")
+            resumed += newest is not None
+            assert newest is None or is_whole(newest)
+        if not (run_dir / "checkpoints").exists():  # all of it, or nothing
+            run_in_child(lambda: train(run_dir), None, log)  # noqa: B023
+        found = weights(run_dir)
+        assert found.keys() == expected.keys()
+        differing = [name for name in expected if not torch.equal(found[name], expected[name])]
+        assert not differing
+        assert figures(run_dir) == rows
+    print(f"{kills} kills in {runs} runs of {duration:.1f} s; {resumed} resumed from a checkpoint")
+    assert resumed >= TRAINING_KILLS // 8
+
+
+def test_publish_killed_twenty_times_never_promises_what_is_not_there(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", ("abstopk", "sign_aware_gated", "topk"))
+    log = tmp_path / "log"
+    with HubServer() as hub:
+        hub.add_user("ada", TOKEN)
+
+        def once(repo_id: str) -> Callable[[], object]:
+            return lambda: publish(run_dir, PublishConfig(repo_id, license="mit"))
+
+        with clients_at(hub, home=tmp_path / "home", token=TOKEN):
+            start = time.monotonic()
+            run_in_child(once("ada/whole"), None, log)
+            duration = time.monotonic() - start
+            expected = {n: b.data for n, b in hub.repository("ada/whole").at().files.items()}
+            draw, kills, repositories, moments = random.Random(2), 0, 0, set()
+            while kills < PUBLISH_KILLS:
+                repositories += 1
+                repo_id = f"ada/try-{repositories}"
+                hub.storage.clear()  # uploads of other repositories do not count
+                for _ in range(KILLS_A_RUN):
+                    if not run_in_child(once(repo_id), draw.uniform(0, duration), log):
+                        break
+                    kills += 1
+                    moments.add(_state(hub, repo_id, expected))
+                else:
+                    run_in_child(once(repo_id), None, log)
+                files = {n: b.data for n, b in hub.repository(repo_id).at().files.items()}
+                assert _unnamed(files) == _unnamed(expected)
+                assert len(hub.repository(repo_id).history()) == 2
+                assert not (run_dir / "publish").exists()
+                assert not list(run_dir.glob(".publish.*"))
+    print(f"{kills} kills in {repositories} repositories of {duration:.1f} s; found {moments}")
+    for name in ("abstopk", "sign_aware_gated", "topk"):  # publishing changes nothing in the run
+        load_sae(run_dir / "checkpoints" / name)
+
+
+def _unnamed(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Files without what differs by the repository's name: the card's title and code."""
+    return {name: data for name, data in files.items() if name != "README.md"}
+
+
+def _state(hub: HubServer, repo_id: str, expected: dict[str, bytes]) -> str:
+    """What a reader finds after a kill: nothing, or everything."""
+    repository = hub.repositories.get(("model", repo_id))
+    if repository is None:
+        return "no repository"
+    files = {name: blob.data for name, blob in repository.at().files.items()}
+    if not files:
+        return "an empty repository"
+    assert _unnamed(files) == _unnamed(expected)
+    assert "README.md" in files
+    return "everything"

@@ -20,7 +20,7 @@ from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 from sae_lens_bipolar.saebench import assets, store
 from sae_lens_bipolar.saebench.config import PROTOCOLS, BenchConfig
 from sae_lens_bipolar.saebench.hosts import require_saebench
-from sae_lens_bipolar.saebench.isolation import isolated
+from sae_lens_bipolar.saebench.isolation import isolated, same_randomness
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
 from sae_lens_bipolar.saebench.results import write_rows
 from sae_lens_bipolar.saebench.sources import Source, find_saes
@@ -95,7 +95,7 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
     resolved = assets.resolve_paths(config)
     subjects = [_subject(source, config) for source in find_saes(saes)]
     identity = {name: value for name, value in vars(config).items() if name not in _FREE}
-    with lock_run(output):
+    with lock_run(output), same_randomness():  # loading a model draws numbers too
         require_same_run(output, identity)
         pending = _pending(subjects, resolved, output)
         start_run(output, identity, command_line())

@@ -107,17 +107,23 @@ def collect(output: Path, cells: Sequence[Cell], protocol: str) -> None:
     write_json(output / "results" / f"{protocol}.json", rows)
 
 
-def report(output: Path) -> Path:
-    """Draw every figure and compute every verdict from the files in `output/results`."""
-    results = {
-        protocol: read_json(file)
-        for protocol in PROTOCOLS
-        if (file := output / "results" / f"{protocol}.json").exists()
-    }
-    for protocol, rows in results.items():
-        for plot in PROTOCOLS[protocol][1](rows):
+def read_results(output: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every protocol that has a result file."""
+    files = {protocol: output / "results" / f"{protocol}.json" for protocol in PROTOCOLS}
+    return {protocol: read_json(file) for protocol, file in files.items() if file.exists()}
+
+
+def draw(output: Path) -> None:
+    """Draw every figure from the files in `output/results`."""
+    for protocol, rows in read_results(output).items():
+        _, figures = PROTOCOLS[protocol]
+        for plot in figures(rows):
             save(plot, output / "figures")
-    return write_claims(output, toy_claims(results))
+
+
+def judge(output: Path) -> Path:
+    """Compute every verdict from the files in `output/results`."""
+    return write_claims(output, toy_claims(read_results(output)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for protocol, cells in planned.items():
         collect(given.output, cells, protocol)
-    file = report(given.output)
+    draw(given.output)
+    file = judge(given.output)
     print(f"{claims_table(read_claims(file))}\nfigures: {given.output / 'figures'}")
 
 

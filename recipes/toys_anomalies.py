@@ -37,7 +37,7 @@ class Anomalies:
     direction_cosine: float = 0.7  # from which on a latent points to a known direction
     n_axes: int = 16
     d_in: int = 16
-    active: float = 2.0  # true L0, and the target
+    active: float = 2.0  # true L0; the target too, down to one latent an axis
 
     def __post_init__(self) -> None:
         require_number(self.false_positives, "false_positives", 0, maximum=1)
@@ -51,7 +51,7 @@ class Anomalies:
                 name,
                 World(self.n_axes, self.d_in, self.active, negative_share=share),
                 budget * self.n_axes,
-                self.active,
+                self.active * min(1.0, budget),  # with fewer latents than axes, fewer can fire
                 seed,
                 training,
                 n_eval,

@@ -151,7 +151,7 @@ def _slope_curves(axes: Any, rows: Sequence[Row], side: str) -> list[tuple[Any, 
 
 
 def _cdf(rows: Sequence[Row]) -> Plot:
-    grid = np.linspace(0, 1.6, 65)
+    grid = np.linspace(0, 1.2, 61)
     with drawing.style():
         figure, panels = drawing.panels(1, 2, 9, 4)
         data = []

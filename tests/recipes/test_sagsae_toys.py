@@ -106,7 +106,7 @@ def test_another_scale_is_refused(recipe: ModuleType, run: Path) -> None:
 
 
 def verdicts(recipe: ModuleType, run: Path) -> dict[str, str]:
-    return {claim["claim"]: claim["verdict"] for claim in read_json(recipe.report(run))}
+    return {claim["claim"]: claim["verdict"] for claim in read_json(recipe.judge(run))}
 
 
 def test_verdicts_follow_the_result_files(recipe: ModuleType, run: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_verdicts_follow_the_result_files(recipe: ModuleType, run: Path, tmp_pat
             for row in rows
         ]
         write_json(tmp_path / "results" / "pairs.json", changed)
-        found = read_json(recipe.report(tmp_path))
+        found = read_json(recipe.judge(tmp_path))
         (claim,) = (claim for claim in found if claim["claim"] == headline)
         assert claim["verdict"] == verdict
         assert claim["ours"] == f"{rate:.2f} [{rate:.2f}, {rate:.2f}]"

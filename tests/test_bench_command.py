@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub_clients import clients_at
+from hub_server import HubServer
 from tiny_models import write_text
 
 sys.path.insert(0, str(Path(__file__).parent / "saebench"))
@@ -92,8 +94,12 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| topk | topk | gpt2 | blocks.0.hook_resid_post | split |" in printed
     assert "results/saebench.csv" in printed
 
-    assert main([*arguments, "--suites", "core,ravel"]) == 3
-    assert "not run: ravel split of abstopk: no network" in capsys.readouterr().out
+    with HubServer() as empty, clients_at(empty, tmp_path / "caches"):
+        assert main([*arguments, "--suites", "core,ravel"]) == 3
+    assert (
+        "not run: ravel split of abstopk: 'adamkarvonen/ravel_prompts' does not exist"
+        in capsys.readouterr().out
+    )
 
     assert main(["bench", str(tmp_path / "nothing"), "--output", str(tmp_path / "o")]) == 2
     assert "is neither a checkpoint" in capsys.readouterr().err

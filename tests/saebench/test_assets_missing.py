@@ -20,15 +20,17 @@ def sae_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bench_sae(root / "topk", bench_sae("topk", save_bench_model(root / "gpt2", "gpt2")))
 
 
-def test_offline_only_what_needs_no_hub_runs(
+def test_on_an_empty_hub_only_what_needs_none_runs(
     sae_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = write_text(tmp_path / "text.jsonl")
-    outcome = bench([sae_path], tmp_path / "out", tiny_config(core_dataset=str(text)))
+    config = tiny_config(core_dataset=str(text))
+    with HubServer() as empty, clients_at(empty, tmp_path / "caches"):
+        outcome = bench([sae_path], tmp_path / "out", config)
     assert {row["suite"] for row in outcome.rows} == {"absorption", "core"}
     assert {one.suite for one in outcome.not_run} == {*SUITES} - {"absorption", "core"}
     assert {one.protocol for one in outcome.not_run} == {"signed", "split"}
-    assert all("cannot be reached" in one.reason for one in outcome.not_run)
+    assert all("does not exist on the Hugging Face Hub" in one.reason for one in outcome.not_run)
     table = capsys.readouterr().out
     for name in (
         "LabHC/bias_in_bios",

@@ -90,7 +90,7 @@ def assert_model_is_clean() -> None:
         assert not any(part.training for part in model.transformers.modules())
 
 
-@pytest.mark.parametrize("suite", ["scr", "unlearning", "sparse_probing"])
+@pytest.mark.parametrize("suite", ["scr"])
 def test_nothing_is_left_changed(
     suite: str, sae_path: Path, tmp_path: Path, suite_hub: HubServer, monkeypatch: Any
 ) -> None:

@@ -48,7 +48,7 @@ def check(saes: dict[str, Path], tmp_path: Path, suites: tuple[str, ...]) -> Non
 
 
 def test_two_runs_agree(saes: dict[str, Path], tmp_path: Path, suite_hub: HubServer) -> None:
-    check(saes, tmp_path, ("absorption", "scr", "tpp"))
+    check(saes, tmp_path, ("absorption", "scr"))
 
 
 @pytest.mark.slow
@@ -58,7 +58,8 @@ def test_two_runs_agree_in_every_suite(
 ) -> None:
     check(saes, tmp_path, (suite,))
     again = measured([saes["second"]], tmp_path / "again", (suite,))
-    other = measured([saes["second"]], tmp_path / "other", (suite,), seed=7)
+    other = measured([saes["second"]], tmp_path / "other", (suite,), seed=7)[suite]
     cold = measured([saes["second"]], tmp_path / "cold", (suite,))  # from its files
     assert again == cold
-    assert other["eval_config" if suite == "no" else suite] != cold[suite] or suite == "core"
+    if suite in ("absorption", "scr", "tpp", "sparse_probing"):  # finely graded on a tiny model
+        assert other["eval_result_metrics"] != cold[suite]["eval_result_metrics"]

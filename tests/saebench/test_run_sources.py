@@ -1,0 +1,63 @@
+"""Where SAEs are found: checkpoints, runs, the Hub; and what is refused before any work."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bench_models import bench_sae, save_bench_sae
+from hub_clients import clients_at
+from hub_server import HubServer
+
+from sae_lens_bipolar.errors import CheckpointError, ConfigError
+from sae_lens_bipolar.saebench.sources import find_saes
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return save_bench_sae(tmp_path / "abstopk", bench_sae("abstopk", tmp_path / "gpt2"))
+
+
+def test_a_checkpoint_and_a_run_of_several(tmp_path: Path, checkpoint: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("a", "b"):
+        save_bench_sae(run / "checkpoints" / name, bench_sae("topk", tmp_path / "gpt2"))
+    (run / "checkpoints" / "runner_cfg.json").write_text("{}")
+    found = find_saes([checkpoint, run])
+    assert [source.name for source in found] == ["abstopk", "a", "b"]
+    assert found[1].digest == found[2].digest != found[0].digest
+    assert found[0].load().cfg.architecture() == "abstopk"
+
+
+def test_one_and_all_saes_of_a_hub_repository(tmp_path: Path, checkpoint: Path) -> None:
+    files = {
+        f"{folder}/{file.name}": file.read_bytes()
+        for folder in ("layer_0/abstopk", "other")
+        for file in checkpoint.iterdir()
+        if file.is_file()
+    }
+    with HubServer() as hub, clients_at(hub, tmp_path / "caches"):
+        hub.add_repository("someone/saes", files)
+        for text in ("someone/saes:layer_0/abstopk", "someone/saes/layer_0/abstopk"):
+            (found,) = find_saes([text])
+            assert found.name == "layer_0-abstopk"
+            assert found.origin == "someone/saes:layer_0/abstopk"
+            there, here = found.load(), find_saes([checkpoint])[0].load()
+            assert torch.equal(there.W_dec, here.W_dec)
+        assert {source.name for source in find_saes(["someone/saes"])} == {
+            "layer_0-abstopk",
+            "other",
+        }
+        with pytest.raises(CheckpointError, match="holds no SAE nothing"):
+            find_saes(["someone/saes:nothing"])
+
+
+def test_what_is_no_sae_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="no SAE given"):
+        find_saes([])
+    with pytest.raises(CheckpointError, match="neither a checkpoint, a run directory"):
+        find_saes([tmp_path / "missing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="holds no SAE"):
+        find_saes([tmp_path / "empty"])
+    with pytest.raises(ConfigError, match="two SAEs are called 'abstopk'"):
+        find_saes([checkpoint, checkpoint])

@@ -17,7 +17,7 @@ def ranking_sentence(claims: Sequence[Claim], trained: Sequence[Mapping[str, Any
     tokens = min(row["n_train_tokens"] for row in trained)
     where = f"{models}, {tokens:,} training tokens an SAE"
     named = {
-        wanted: [claim.claim for claim in claims if claim.verdict == wanted]
+        wanted: [_with_count(claim) for claim in claims if claim.verdict == wanted]
         for wanted in (HOLDS, DOES_NOT_HOLD, NOT_RUN)
     }
     tested = len(named[HOLDS]) + len(named[DOES_NOT_HOLD])
@@ -26,3 +26,7 @@ def ranking_sentence(claims: Sequence[Claim], trained: Sequence[Mapping[str, Any
     word = {0: "does not hold", tested: "holds"}.get(len(named[HOLDS]), "holds in part")
     parts = [f"{kind.capitalize()}: {'; '.join(names)}" for kind, names in named.items() if names]
     return f"The paper's ranking {word} here ({where}). {'. '.join(parts)}."
+
+
+def _with_count(claim: Claim) -> str:
+    return f"{claim.claim} ({claim.ours.split('. ')[0]})" if claim.ours else claim.claim

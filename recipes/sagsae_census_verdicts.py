@@ -211,7 +211,8 @@ def draw_break_even() -> figures.Plot:
     with drawing.style():
         figure, (axes,) = drawing.panels(1, 1, 5.2, 3.4)
         for i, kind in enumerate(kinds):
-            axes.plot(d_ins, rates[kind], marker=drawing.MARKERS[i], markersize=4, label=kind)
+            look = {"marker": drawing.MARKERS[i], "markersize": 4, "color": drawing.colour(i)}
+            axes.plot(d_ins, rates[kind], label=kind, **look)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")

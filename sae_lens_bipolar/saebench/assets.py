@@ -86,7 +86,7 @@ def check_assets(config: BenchConfig, models: Sequence[str]) -> list[Asset]:
     found = [Asset(config.suites, name, "model", _model_problem(name)) for name in models]
     for (kind, name), suites in needs.items():
         problem = None if kind == "file" else _dataset_problem(name, config)
-        found.append(Asset(tuple(suites), name, kind, problem))
+        found.append(Asset(tuple(dict.fromkeys(suites)), name, kind, problem))
     return found
 
 

@@ -90,7 +90,10 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
             f"k={vars(cfg)['k']!r} in {path / SAE_CFG_FILENAME} is not allowed: 1 to {cfg.d_sae}"
         )
     _require_seal(path)
-    return SAE.load_from_disk(path, device=device, dtype=dtype)
+    try:
+        return SAE.load_from_disk(path, device=device, dtype=dtype)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # e.g. a version's name
+        raise CheckpointError(f"SAELens cannot load {path}: {error}") from error
 
 
 def require_tensors(

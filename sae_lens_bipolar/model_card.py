@@ -145,7 +145,7 @@ def _count(n: int) -> str:
     return word if n == 1 else f"{word} sparse autoencoders"
 
 
-def _run_file(folder: Path, saes: Sequence[StagedSAE], name: str) -> dict[str, Any]:
+def _run_file(folder: Path, saes: Sequence[StagedSAE], name: str) -> Any:
     """A file of the run, at the top of the folder or below the ids' common prefix."""
     for place in (folder, folder / saes[0].id.rsplit("/", 1)[0]):
         if found := read_optional(place / name):
@@ -155,7 +155,7 @@ def _run_file(folder: Path, saes: Sequence[StagedSAE], name: str) -> dict[str, A
 
 def _summary_rows(folder: Path, saes: Sequence[StagedSAE]) -> list[dict[str, Any]]:
     """The run's measurements of the published SAEs, named as they are published."""
-    rows = _run_file(folder, saes, f"{RESULTS}/summary.json")
+    rows: Any = _run_file(folder, saes, f"{RESULTS}/summary.json")
     if len(saes) == len(rows) == 1:  # its directory may have been renamed
         return [{**rows[0], "name": saes[0].id}]
     by_name = {row.get("name"): row for row in rows if isinstance(row, dict)} if rows else {}

@@ -5,12 +5,18 @@ kill finds training itself. The moments are drawn by a seeded generator from the
 """
 
 import faulthandler
+import json
 import os
 import random
+import select
 import signal
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -39,32 +45,35 @@ def run_in_child(work: Callable[[], object], seconds: float | None, log: Path) -
     """Fork, do `work` there, SIGKILL it after `seconds`; whether it was killed before it ended."""
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            quiet = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
-            work()
-            code = 0
-        except BaseException as error:  # printed, for the test to show
-            import traceback
-
-            traceback.print_exception(error)
-        finally:
-            os._exit(code)
+        _work_and_exit(work, log)
     if seconds is not None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                assert os.waitstatus_to_exitcode(status) == 0, log.read_text()[-3000:]
+                assert os.waitstatus_to_exitcode(status) == 0, log.read_text()[:3000]
                 return False
             time.sleep(0.001)
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), log.read_text()[-3000:]
+    assert status in (0, -signal.SIGKILL), log.read_text()[:3000]
     return status != 0
+
+
+def _work_and_exit(work: Callable[[], object], log: Path) -> NoReturn:
+    """In a forked child: do `work`, what it prints going to `log`, and end."""
+    code = 1
+    try:
+        quiet = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=quiet)
+        work()
+        code = 0
+    except BaseException as error:  # printed, for the test to show
+        traceback.print_exception(error)
+    finally:
+        os._exit(code)
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -120,38 +129,78 @@ def test_training_killed_forty_times_ends_where_an_uninterrupted_run_ends(
     assert resumed >= TRAINING_KILLS // 8
 
 
+class Publisher:
+    """A process without threads, forked before the Hub starts, that forks a child a publish.
+
+    A child of the process that serves could inherit a lock one of its threads holds.
+    """
+
+    def __init__(self, run_dir: Path, home: Path, log: Path):
+        self.log = log
+        asked, self._ask = os.pipe()
+        self._told, tell = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.close(self._ask)
+            with os.fdopen(asked) as requests:
+                for line in requests:
+                    endpoint, repo_id = json.loads(line)
+                    hub: Any = SimpleNamespace(endpoint=endpoint)
+                    with clients_at(hub, home=home, token=TOKEN):
+                        child = os.fork()
+                        if child == 0:
+                            config = PublishConfig(repo_id, license="mit")
+                            _work_and_exit(lambda: publish(run_dir, config), log)  # noqa: B023
+                        os.write(tell, f"{child}\n".encode())
+                        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                        os.write(tell, f"{code}\n".encode())
+            os._exit(0)
+        os.close(asked)
+        os.close(tell)
+        self._answers = os.fdopen(self._told)
+
+    def publish(self, hub: HubServer, repo_id: str, seconds: float | None) -> bool:
+        """Publish, SIGKILL it after `seconds`; whether it was killed before it ended."""
+        os.write(self._ask, (json.dumps([hub.endpoint, repo_id]) + "\n").encode())
+        child = int(self._answers.readline())
+        if seconds is not None and not select.select([self._told], [], [], seconds)[0]:
+            os.kill(child, signal.SIGKILL)
+        code = int(self._answers.readline())
+        assert code in (0, -signal.SIGKILL), self.log.read_text()[:3000]
+        return code != 0
+
+    def stop(self) -> None:
+        os.close(self._ask)
+        os.waitpid(self.process, 0)
+
+
 def test_publish_killed_twenty_times_never_promises_what_is_not_there(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path / "run", ("abstopk", "sign_aware_gated", "topk"))
-    log = tmp_path / "log"
+    publisher = Publisher(run_dir, tmp_path / "home", tmp_path / "log")
     with HubServer() as hub:
         hub.add_user("ada", TOKEN)
-
-        def once(repo_id: str) -> Callable[[], object]:
-            return lambda: publish(run_dir, PublishConfig(repo_id, license="mit"))
-
-        with clients_at(hub, home=tmp_path / "home", token=TOKEN):
-            start = time.monotonic()
-            run_in_child(once("ada/whole"), None, log)
-            duration = time.monotonic() - start
-            expected = {n: b.data for n, b in hub.repository("ada/whole").at().files.items()}
-            draw, kills, repositories, moments = random.Random(2), 0, 0, set()
-            while kills < PUBLISH_KILLS:
-                repositories += 1
-                repo_id = f"ada/try-{repositories}"
-                hub.storage.clear()  # uploads of other repositories do not count
-                for _ in range(KILLS_A_RUN):
-                    if not run_in_child(once(repo_id), draw.uniform(0, duration), log):
-                        break
-                    kills += 1
-                    moments.add(_state(hub, repo_id, expected))
-                else:
-                    run_in_child(once(repo_id), None, log)
-                files = {n: b.data for n, b in hub.repository(repo_id).at().files.items()}
-                assert _unnamed(files) == _unnamed(expected)
-                assert len(hub.repository(repo_id).history()) == 2
-                assert not (run_dir / "publish").exists()
-                assert not list(run_dir.glob(".publish.*"))
-    print(f"{kills} kills in {repositories} repositories of {duration:.1f} s; found {moments}")
+        start = time.monotonic()
+        publisher.publish(hub, "ada/whole", None)
+        duration = time.monotonic() - start
+        expected = {n: b.data for n, b in hub.repository("ada/whole").at().files.items()}
+        draw, kills, repositories, found = random.Random(2), 0, 0, Counter[str]()
+        while kills < PUBLISH_KILLS:
+            repositories += 1
+            repo_id = f"ada/try-{repositories}"
+            hub.storage.clear()  # uploads of other repositories do not count
+            for _ in range(KILLS_A_RUN):
+                if not publisher.publish(hub, repo_id, draw.uniform(0, duration)):
+                    break
+                kills += 1
+                found[_state(hub, repo_id, expected)] += 1
+            publisher.publish(hub, repo_id, None)
+            files = {n: b.data for n, b in hub.repository(repo_id).at().files.items()}
+            assert _unnamed(files) == _unnamed(expected)
+            assert len(hub.repository(repo_id).history()) == 2
+            assert not (run_dir / "publish").exists()
+            assert not list(run_dir.glob(".publish.*"))
+    publisher.stop()
+    print(f"{kills} kills in {repositories} repositories of {duration:.1f} s; found {dict(found)}")
     for name in ("abstopk", "sign_aware_gated", "topk"):  # publishing changes nothing in the run
         load_sae(run_dir / "checkpoints" / name)
 

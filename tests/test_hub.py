@@ -1,8 +1,10 @@
 """Publishing with the real client to the tests' Hub: what arrives, who loads it, faults."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +18,10 @@ from hub_server import HubServer
 from published_run import D_IN, NAMES, SIGNED, write_run
 from sae_lens import SAE
 from safetensors.torch import load, load_file, save_file
+from test_locks import hold_in_child
 
 from sae_lens_bipolar.errors import BipolarError, CheckpointError, ConfigError, HubError, LockError
 from sae_lens_bipolar.hub import PublishConfig, Published, publish
-from sae_lens_bipolar.locks import lock_run
 
 TOKEN = "hf_" + "AdaLovelace1815" * 2
 REPO = "ada/signed"
@@ -356,24 +358,15 @@ def test_what_cannot_be_published_is_refused_before_the_hub_is_asked(
     refused(with_token, "environment.json would publish an access token", HubError)
 
 
-def test_a_run_somebody_else_works_in_is_left_alone(hub: HubServer, small_run: Path) -> None:
-    code = (
-        "import sys, pathlib\nfrom sae_lens_bipolar.locks import lock_run\n"
-        "with lock_run(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    input()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(small_run)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(LockError, match=rf"process {other.pid} on "):
-            publish(small_run, CONFIG)
-        other.kill()
-    with lock_run(small_run):  # free again, with nothing to clean up
-        pass
+def test_a_run_somebody_else_works_in_is_left_alone(small_run: Path) -> None:
+    other = hold_in_child(small_run)
+    try:
+        with pytest.raises(LockError, match=rf"process {other} on "):
+            publish(small_run, CONFIG, dry_run=True)
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+    assert publish(small_run, CONFIG, dry_run=True).folder  # free again, nothing to clean up
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Comparisons, verdicts and figures of `sagsae_cells.py`, from `results/saes.json` alone."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -103,22 +104,23 @@ def dead_ratio(ours: Rows, theirs: Rows) -> dict[str, Any]:
 def claims(rows: Rows, compared: Rows) -> list[Claim]:
     """The paper's claims about its cells, each tested on the rows and comparisons."""
     measured = [c for c in compared if c["r2"]]
-    n = {
-        "seeds": min((c["r2"]["n_seeds"] for c in measured), default=0),
-        "tokens": max((row["n_train_tokens"] for row in rows), default=0),
-    }
+    tested = partial(
+        Claim,
+        seeds=min((c["r2"]["n_seeds"] for c in measured), default=0),
+        tokens=max((row["n_train_tokens"] for row in rows), default=0),
+    )
     below = [c for c in measured if not c["r2"]["strictly_above"]]
     return [
-        *(Claim(**found, **n) for found in _reconstruction(measured, below)),
-        Claim(**_dead_difference(below), **n),
-        *(Claim(**_dead_ratio(compared, *expected), **n) for expected in DEAD_RATIOS),
-        Claim(**_two_sided(compared), **n),
+        *(tested(**found) for found in _reconstruction(measured, below)),
+        tested(**_dead_difference(below)),
+        *(tested(**_dead_ratio(compared, *expected)) for expected in DEAD_RATIOS),
+        tested(**_two_sided(compared)),
         full_width(rows),
         meets_targets(rows),
     ]
 
 
-def _reconstruction(measured: Rows, below: Rows) -> Iterable[dict[str, str]]:
+def _reconstruction(measured: Rows, below: Rows) -> Iterable[dict[str, Any]]:
     above = len(measured) - len(below)
     gaps = [
         f"{_where(c)} {_mean(c['r2'])}, from {c['r2']['min_difference']:+.3f} to "
@@ -143,7 +145,7 @@ def _reconstruction(measured: Rows, below: Rows) -> Iterable[dict[str, str]]:
     }
 
 
-def _dead_difference(below: Rows) -> dict[str, str]:
+def _dead_difference(below: Rows) -> dict[str, Any]:
     lower = [(_where(c), c["dead_fraction"]) for c in below]
     return {
         "claim": f"where it is not above, the dead fraction of {OURS} is lower than that of "
@@ -156,7 +158,7 @@ def _dead_difference(below: Rows) -> dict[str, str]:
     }
 
 
-def _dead_ratio(compared: Rows, hookpoint: str, factor: float, paper: str) -> dict[str, str]:
+def _dead_ratio(compared: Rows, hookpoint: str, factor: float, paper: str) -> dict[str, Any]:
     ratios = [(c["model"], c["dead_fraction_ratio"]) for c in compared if _is_at(c, hookpoint)]
     return {
         "claim": f"{hookpoint}: the dead fraction of {THEIRS} is {factor:g} times that of {OURS} "
@@ -173,7 +175,7 @@ def _dead_ratio(compared: Rows, hookpoint: str, factor: float, paper: str) -> di
     }
 
 
-def _two_sided(compared: Rows) -> dict[str, str]:
+def _two_sided(compared: Rows) -> dict[str, Any]:
     mlp = [c for c in compared if _is_at(c, "mlp_out")]
     return {
         "claim": f"most live latents of {OURS} on MLP outputs fire on both sides",

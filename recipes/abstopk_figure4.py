@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     drawing.require_matplotlib()  # now rather than after the training
     settings = read_scale(options.config, options.scale)
-    seed = settings["sweep"].get("seed", 0)
+    seed = settings.get("sweep", {}).get("seed", 0)
     resolved = {"recipe": "abstopk_figure4", "scale": options.scale, "seed": seed, **settings}
     require_same_run(options.output, resolved)
     cells = cells_of(settings, options.models, options.device, options.output)

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = read_scale(options.config, options.scale)
     if "bench" not in settings:
         raise ConfigError(f"{options.config}: scale {options.scale!r} has no section 'bench'")
-    seed = settings["sweep"].get("seed", 0)
+    seed = settings.get("sweep", {}).get("seed", 0)
     resolved = {"recipe": "abstopk_table2", "scale": options.scale, "seed": seed, **settings}
     require_same_run(options.output, resolved)
     cells = cells_of(settings, options.models, options.device, options.output)

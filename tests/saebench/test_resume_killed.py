@@ -103,13 +103,15 @@ def test_kills_between_and_inside_suites(
     program = _PROGRAM.format(path=sys.path, sae=str(sae_path), output=str(output))
     environment = client_environment(suite_hub, Path(os.environ["HF_HOME"]), token=FORGET_TOKEN)
     states = set()
-    for seconds in (0.1, 0.6, 1.5, 3.0, 0.3, 5.0, 1.0):
+    # killed once so many further runs are finished, and a while into the next
+    for finished, seconds in ((0, 0.3), (1, 0.0), (0, 1.0), (2, 0.1), (3, 0.5), (1, 0.0)):
         process = subprocess.Popen([sys.executable, "-c", program], env=environment)
-        _wait_for_work(process, output, seconds)
+        _wait_for_work(process, output, len(stamps(output)) // 2 + finished)
+        time.sleep(seconds)
         states.add(len(stamps(output)))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "killed at work, not ended"
-    assert len(states) > 2, "kills fell into several suites"
+    assert len(states) >= 4, "kills fell into several suites"
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
     assert read_rows(output) == whole.rows
     assert {row["suite"] for row in whole.rows} == {*SUITES}
@@ -117,12 +119,12 @@ def test_kills_between_and_inside_suites(
     assert len(records) == 2 * len(SUITES)
 
 
-def _wait_for_work(process: subprocess.Popen[bytes], output: Path, seconds: float) -> None:
-    """Wait until a suite of this process works, then `seconds` more."""
+def _wait_for_work(process: subprocess.Popen[bytes], output: Path, finished: int) -> None:
+    """Wait until a suite of this process works, and `finished` runs lie in `output`."""
     deadline, before = time.monotonic() + 300, _scratch(output)
     while process.poll() is None and time.monotonic() < deadline:
-        if _scratch(output) not in (None, before):
-            time.sleep(seconds)
+        # a finished run is two files: SAEBench's and the record
+        if _scratch(output) not in (None, before) and len(stamps(output)) >= 2 * finished:
             return
         time.sleep(0.02)
 

@@ -103,9 +103,24 @@ def report(output: Path, settings: Mapping[str, Any]) -> None:
     found = abstopk_scores.scores(rows, trained, papers)
     claims = abstopk_scores.claims(found, trained)
     text = abstopk_scores.markdown(found, read_json(output / NOT_RUN))
-    write_text(output / "results" / "table2.md", f"{ranking_sentence(claims, trained)}\n\n{text}")
+    opening = [ranking_sentence(claims, trained), *data_note(settings["bench"])]
+    write_text(output / "results" / "table2.md", "\n\n".join([*opening, text]))
     write_text(output / "results" / "table2.csv", tables.csv([score._asdict() for score in found]))
     write_claims(output, claims)
+
+
+def data_note(bench_settings: Mapping[str, Any]) -> list[str]:
+    """What a reader must know where the suites read other data than SAEBench's."""
+    folder = bench_settings.get("data_folder")
+    if folder is None:
+        return []
+    config = bench_config(bench_settings, "cpu")
+    return [
+        f"SCR, TPP and sparse probing read {folder} in place of SAEBench's own data sets "
+        f"({config.ablation_test_size} and {config.probing_test_size} test examples, "
+        f"{config.context_length} tokens), so their numbers are not comparable with the paper's; "
+        "only the order of the three is."
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

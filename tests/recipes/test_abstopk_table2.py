@@ -95,6 +95,7 @@ def test_end_to_end_and_again(
     printed = capsys.readouterr().out
     assert "too small a model" in printed
     assert "sparse probing (k=5)" in printed
+    assert "in place of SAEBench's own data sets (8 and 8 test examples" in printed
 
     cell = tmp_path / "run/cells/tiny"
     weights = list(cell.glob("sweep/checkpoints/*/sae_weights.safetensors"))

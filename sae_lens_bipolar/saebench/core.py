@@ -4,6 +4,7 @@ Works around, in sae_bench 0.6.0 (evals/core/main.py):
 - :1133 (and :1016) swallows every exception and leaves no result.
 - :1028 (and :1065) waits up to a minute between retries of what cannot succeed.
 - :1071 runs code from the data set's repository; :1075 shuffles with seed 42 whatever is asked.
+- :344 reads `b_enc` of every SAE that has a `b_mag` and is not "gated"; an SA-GSAE has no `b_enc`.
 - :585 to :623, the `explained_variance` in its JSON is not one: tables take `_legacy`.
 """
 
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -80,8 +82,17 @@ def _host(job: Job) -> Iterator[None]:
     def at_once(*_: Any, **__: Any) -> Callable[[Any], Any]:
         return lambda function: function
 
+    weight_metrics = main.get_featurewise_weight_based_metrics
+
+    def of_weights(sae: Any) -> dict[str, Any]:
+        if hasattr(sae, "b_enc") or sae.cfg.architecture_str == "gated":
+            return weight_metrics(sae)
+        without_bias: Any = SimpleNamespace(W_enc=sae.W_enc, W_dec=sae.W_dec, cfg=sae.cfg)
+        return weight_metrics(without_bias)
+
     with ExitStack() as stack:
         stack.enter_context(replaced(main, ActivationsStore=Store))
+        stack.enter_context(replaced(main, get_featurewise_weight_based_metrics=of_weights))
         stack.enter_context(replaced(main.logger, error=raise_it))
         stack.enter_context(replaced(general_utils, retry_with_exponential_backoff=at_once))
         yield

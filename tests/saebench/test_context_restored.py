@@ -106,7 +106,7 @@ def test_nothing_is_left_changed_by_a_suite_that_raises(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("grad_mode")
-@pytest.mark.parametrize("raises_at", [None, 1, 8])
+@pytest.mark.parametrize("raises_at", [None, 1, 3])  # core encodes three times in all
 @pytest.mark.parametrize("suite", SUITES)
 def test_nothing_is_left_changed_anywhere(
     suite: str,

@@ -37,6 +37,7 @@ def measured(
         found[suite] = json.loads(file.read_text())
         for name in _VARYING:
             del found[suite][name]
+        found[suite]["eval_config"].pop("artifact_dir", None)  # RAVEL's cache, inside `output`
     return found
 
 

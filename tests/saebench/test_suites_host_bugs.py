@@ -217,3 +217,10 @@ def test_cores_explained_variance_is_not_one() -> None:
     source = inspect.getsource(core.get_sparsity_and_variance_metrics)
     # a scalar minus the square of a mean of squares a dimension
     assert "mean_act_per_dimension.append(\n                (flattened_sae_input).pow(2)" in source
+
+
+def test_core_asks_every_sae_with_a_magnitude_bias_for_an_encoder_bias(model_dir: Path) -> None:
+    sae: Any = bench_sae("sign_aware_gated", model_dir)
+    sae.cfg.architecture_str = "sign_aware_gated"
+    with pytest.raises(AttributeError, match="b_enc"):
+        core.get_featurewise_weight_based_metrics(sae)

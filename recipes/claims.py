@@ -1,6 +1,6 @@
 """What a paper claims, beside what the result files of a recipe give: `results/claims.json`.
 
-python recipes/claims.py recipes/results/*/claims.json        # as Markdown tables
+python recipes/claims.py recipes/results        # every verdict file below it, as Markdown tables
 """
 
 import argparse
@@ -66,13 +66,28 @@ def claims_table(claims: Sequence[Claim]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def claims_page(paths: Sequence[Path]) -> str:
+    """The tables of verdict files, or of all verdict files below folders, a heading each."""
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("claims.json")) if path.is_dir() else [path])
+    ]
+    tables = [f"## {_recipe(file)}\n\n{claims_table(read_claims(file))}" for file in files]
+    return "\n".join(["# What the papers claim, and what the recipes found\n", *tables])
+
+
+def _recipe(file: Path) -> str:
+    folder = file.resolve().parent
+    return (folder.parent if folder.name == "results" else folder).name
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="+", type=Path, help="claims.json files")
-    for file in parser.parse_args(arguments).files:
-        print(f"### {file.resolve().parent.parent.name}\n\n{claims_table(read_claims(file))}")
+    parser.add_argument("paths", nargs="+", type=Path, help="claims.json files, or folders of them")
+    print(claims_page(parser.parse_args(arguments).paths), end="")
 
 
 if __name__ == "__main__":

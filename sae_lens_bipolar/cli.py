@@ -1,4 +1,4 @@
-"""The command `sae-lens-bipolar`: demo, train, report."""
+"""The command `sae-lens-bipolar`: demo, train, bench, report, publish."""
 
 import argparse
 import logging

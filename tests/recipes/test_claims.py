@@ -1,11 +1,13 @@
 """Verdict files: what may be in them, and the table they become."""
 
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.files import write_json
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -47,3 +49,18 @@ def test_a_claim_that_is_not_allowed(claims: ModuleType, change: dict[str, objec
     whole = {"claim": "c", "paper": "p", "ours": "o", "seeds": 1, "tokens": 1, "verdict": "holds"}
     with pytest.raises(ConfigError, match=next(iter(change))):
         claims.Claim(**{**whole, **change})
+
+
+def test_a_folder_is_shown_with_a_heading_a_recipe(claims: ModuleType, tmp_path: Path) -> None:
+    one = claims.Claim("c", "p", "o", 1, 2, "holds")
+    claims.write_claims(tmp_path / "nested", [one])
+    write_json(tmp_path / "flat" / "claims.json", [asdict(one)])
+    page = claims.claims_page([tmp_path])
+    assert [line for line in page.splitlines() if line.startswith("##")] == ["## flat", "## nested"]
+    assert page.count("| c | p | o | 1 | 2 | **holds** |") == 2
+
+
+def test_the_committed_page_says_what_the_verdict_files_say(claims: ModuleType) -> None:
+    """`python recipes/claims.py recipes/results > recipes/results/README.md`"""
+    results = Path(__file__).parents[2] / "recipes" / "results"
+    assert (results / "README.md").read_text(encoding="utf-8") == claims.claims_page([results])

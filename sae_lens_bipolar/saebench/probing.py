@@ -17,7 +17,7 @@ from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 from sae_bench.sae_bench_utils import activation_collection
 
 from sae_lens_bipolar.saebench.config import BenchConfig
-from sae_lens_bipolar.saebench.hosts import replaced
+from sae_lens_bipolar.saebench.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.hub_data import readable_data
 from sae_lens_bipolar.saebench.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job
@@ -68,7 +68,14 @@ def _host(config: BenchConfig) -> Iterator[None]:
 
     def seeded_activations(*args: Any, **kwargs: Any) -> Any:
         seed()
-        return collect(*args, **kwargs)
+        try:
+            return collect(*args, **kwargs)
+        except KeyError as error:  # SAEBench leaves out classes with too few examples, then asks
+            raise BenchError(
+                f"sparse probing: class {error} of {args[0]} has too few examples for "
+                f"probing_train_size={config.probing_train_size} and "
+                f"probing_test_size={config.probing_test_size}: lower them"
+            ) from error
 
     def seeded_encoding(*args: Any, **kwargs: Any) -> Any:
         seed()

@@ -325,7 +325,7 @@ def test_thresholds_keep_float32_in_a_bfloat16_sae() -> None:
         ({"l1_coefficient": -1.0}, "l1_coefficient=-1.0"),
         ({"aux_coefficient": float("inf")}, "aux_coefficient=inf"),
         ({"l0_target": 0.0}, "l0_target=0.0"),
-        ({"l0_target": 12.0}, "<= 11"),
+        ({"l0_target": 12.0}, r"l0_target=12.0 .*at most d_sae \(11\)"),
         ({"threshold_init_l0": -3.0}, "threshold_init_l0=-3.0"),
         ({"b_dec_init": "median"}, "b_dec_init='median'"),
         ({"l0_target": 3.0, "l1_warm_up_steps": 5}, "l1_warm_up_steps is 5"),

@@ -1,6 +1,7 @@
 """A Hub with everything the seven suites read."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hub_clients import clients_at
@@ -9,13 +10,21 @@ from suite_data import FORGET_TOKEN, serve_suite_data
 
 
 @pytest.fixture(scope="session")
-def suite_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+def suite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubServer, Path]]:
+    """The tests' Hub with the suites' data, and a directory for its clients' caches."""
+    with HubServer() as hub:
+        serve_suite_data(hub)
+        yield hub, tmp_path_factory.mktemp("hub-caches")
+
+
+# A module at a time: other modules' tests, which may follow in this process, are offline.
+@pytest.fixture(scope="module")
+def suite_hub(suite_server: tuple[HubServer, Path]) -> Iterator[HubServer]:
     """The tests' Hub with the suites' data; in this process and its children it is *the* Hub.
 
     Caches lie in a temporary directory, and the token is one that may read the gated forget
     corpus. At the end environment and libraries are as before, offline.
     """
-    with HubServer() as hub:
-        serve_suite_data(hub)
-        with clients_at(hub, tmp_path_factory.mktemp("hub-caches"), token=FORGET_TOKEN):
-            yield hub
+    hub, caches = suite_server
+    with clients_at(hub, caches, token=FORGET_TOKEN):
+        yield hub

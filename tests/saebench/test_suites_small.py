@@ -1,6 +1,7 @@
 """Every suite end to end on a tiny GPT-2: both protocols, and the split by two routes."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,11 @@ def test_the_split_reports_tpp_at_twice_each_n(outcome: BenchOutcome) -> None:
     budgets = {n for metric, n in values(outcome, "abstopk", "tpp", "split")}
     assert budgets == {2, 4, 5, 10, 20, 40}
     assert {n for metric, n in values(outcome, "abstopk", "tpp", "signed")} == {2, 5, 10, 20}
+
+
+def test_too_few_examples_of_a_class_are_named(tmp_path: Path, suite_hub: HubServer) -> None:
+    model_dir = save_bench_model(tmp_path / "gpt2", "gpt2")
+    sae = save_bench_sae(tmp_path / "topk", bench_sae("topk", model_dir))
+    config = tiny_config(suites=("sparse_probing",), probing_train_size=100_000)
+    (first, _) = bench([sae], tmp_path / "out", config).not_run
+    assert re.search(r"class '.*' of \S+ has too few .* probing_train_size=100000", first.reason)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import abstopk_figure3
 import abstopk_scores
 import torch
 from abstopk_ranking import ranking_sentence
@@ -23,6 +24,7 @@ from sae_lens_bipolar.architectures.checks import require_choice
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files import read_json, write_json, write_text
 from sae_lens_bipolar.reports import tables
+from sae_lens_bipolar.reports.figures import save
 from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.config import SUITES
@@ -106,6 +108,7 @@ def report(output: Path, settings: Mapping[str, Any]) -> None:
     opening = [ranking_sentence(claims, trained), *data_note(settings["bench"])]
     write_text(output / "results" / "table2.md", "\n\n".join([*opening, text]))
     write_text(output / "results" / "table2.csv", tables.csv([score._asdict() for score in found]))
+    save(abstopk_figure3.figure(found), output / "results")
     write_claims(output, claims)
 
 

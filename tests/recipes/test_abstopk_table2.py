@@ -76,6 +76,17 @@ def test_end_to_end_and_again(
         *(("tpp", "2"), ("tpp", "20"), ("scr", "2"), ("scr", "20")),
         *(("sparse_probing", "1"), ("sparse_probing", "5")),
     }
+    with open(results / "figure3.csv", encoding="utf-8") as file:
+        bars = list(csv.DictReader(file))
+    assert (results / "figure3.png").stat().st_size > 10_000
+    assert {(bar["task"], bar["budget"]) for bar in bars} == {
+        *(("tpp", "20"), ("scr", "20"), ("sparse_probing", "5"))
+    }
+    shown = {(bar["task"], bar["method"], bar["protocol"]): bar["ours"] for bar in bars}
+    for row in rows:
+        key = (row["task"], row["method"], row["protocol"])
+        if row["is_default"] == "True":
+            assert shown[key] == row["ours"]
     # Poles: TPP of the signed SAE's split is there at 2n as well.
     assert {
         r["budget"] for r in rows if (r["task"], r["protocol"]) == ("tpp", "split")

@@ -10,10 +10,11 @@ import os
 import random
 import select
 import signal
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ from hub_server import HubServer
 from published_run import write_run
 from safetensors.torch import load_file
 from test_training import CONTEXT, make_config
+from tqdm.std import tqdm
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.checkpoints import is_whole, latest_checkpoint, load_sae
@@ -39,6 +41,15 @@ HANGS_AFTER = 120  # seconds, after which a child prints where it is and ends
 TOKEN = "hf_" + "KillMe0123456789" * 2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(autouse=True)
+def progress_bars_of_one_process() -> Iterator[None]:
+    """tqdm's lock is shared by forked processes: a child killed holding it would stop the next."""
+    shared = tqdm.get_lock()
+    tqdm.set_lock(threading.RLock())
+    yield
+    tqdm.set_lock(shared)
 
 
 def run_in_child(work: Callable[[], object], seconds: float | None, log: Path) -> bool:

@@ -10,8 +10,9 @@ import torch
 Ranking = Literal["magnitude", "value"]
 
 # Columns of a group: the columns `j, j + n, j + 2n, j + 3n` of a row of `4n`, so that maxima are
-# taken over contiguous runs.
+# taken over contiguous runs. The finest groups are larger where a coarser level follows.
 _GROUP = 4
+_FINEST_GROUP = 8
 # A level of groups pays off where it leaves this many groups for each entry wanted.
 _GROUPS_PER_ENTRY = 3
 
@@ -24,7 +25,7 @@ def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torc
 
     A row's k largest entries lie within the k groups with the largest maxima: an entry of any
     other group is at most that group's maximum, hence no larger than k others. So the search
-    descends from coarse groups to fine ones, four at a time.
+    descends from coarse groups to fine ones.
 
     Args:
         u: `[rows, columns]`.
@@ -35,22 +36,25 @@ def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torc
         Values and column indices, `[rows, k]` each.
     """
     levels = [u]
-    columns = u.shape[1]
-    while columns % _GROUP == 0 and columns >= _GROUP * _GROUPS_PER_ENTRY * k:
-        columns //= _GROUP
-        groups = levels[-1].view(-1, _GROUP, columns)
+    columns, enough = u.shape[1], _GROUPS_PER_ENTRY * k
+    finest = _FINEST_GROUP * _GROUP
+    group = _FINEST_GROUP if columns % finest == 0 and columns >= finest * enough else _GROUP
+    while columns % group == 0 and columns >= group * enough:
+        columns //= group
+        groups = levels[-1].view(-1, group, columns)
         maxima = groups.amax(1)
         if len(levels) == 1 and ranking == "magnitude":
             maxima = torch.maximum(maxima, groups.amin(1).neg_())
         levels.append(maxima)
+        group = _GROUP
     coarsest = levels.pop()
     ranked = _rank(coarsest, ranking) if coarsest is u else coarsest
     indices = ranked.topk(k, sorted=False).indices
     values = coarsest.gather(1, indices)
     while levels:
-        level = levels.pop()
-        n = level.shape[1] // _GROUP
-        members = torch.arange(0, level.shape[1], n, device=u.device)
+        n, level = columns, levels.pop()
+        columns = level.shape[1]
+        members = torch.arange(0, columns, n, device=u.device)
         indices = (indices.unsqueeze(1) + members.unsqueeze(1)).flatten(1)
         candidates = level.gather(1, indices)
         ranked = _rank(candidates, ranking) if level is u else candidates

@@ -31,8 +31,9 @@ _mode: ContextVar[str] = ContextVar("sae_lens_bipolar.sparse.mode", default="aut
 # CPU; on CUDA an estimate from memory traffic, where a dense product is far cheaper.
 CROSSOVER = {"cpu": 0.15, "cuda": 0.02}
 # Samples and latents of one tile of the projection. With fewer samples the encoder's product slows
-# down, because the weights are packed anew for every tile.
-_TILE = {"cpu": (1024, 16384), "cuda": (4096, 16384)}
+# down, because the weights are packed anew for every tile; on CPU a tile stays below the 32 MiB
+# from which glibc returns memory at once, and each tile would be paged in again.
+_TILE = {"cpu": (512, 14336), "cuda": (4096, 16384)}
 
 
 def set_mode(mode: Mode) -> None:

@@ -1,6 +1,7 @@
 """Every sparse function equals the dense equivalent its docstring names, gradients included."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from sae_lens_bipolar import sparse
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.selection import Ranking
 from sae_lens_bipolar.sparse import Projection, decode, encode_threshold, encode_top_k
-from sae_lens_bipolar.support import Support
+from sae_lens_bipolar.support import Support, _strips
 
 BATCH, D_IN, D_SAE = 21, 6, 200  # neither is a multiple of the tiles below
 
@@ -169,6 +170,32 @@ def test_blocks_of_latents_cover_every_latent(monkeypatch: pytest.MonkeyPatch) -
     assert_close(
         support.left_times(values.detach(), left), left.T @ support.to_dense(values.detach())
     )
+
+
+@pytest.mark.parametrize("columns", [512, 500])
+def test_rows_beyond_the_cache_are_read_in_strips(columns: int) -> None:
+    batch, d_sae, k = 1500, 1400, 30
+    latents = torch.stack([torch.randperm(d_sae)[:k] for _ in range(batch)]).flatten()
+    support = Support(latents, torch.arange(batch + 1) * k, d_sae)
+    values = torch.randn(batch * k)
+    x, W_dec = torch.randn(batch, columns), torch.randn(d_sae, columns)
+    assert len(_strips(latents, support.offsets, W_dec)) == 8
+    assert not _strips(latents[:10_000], support.offsets, W_dec)  # rows are read too seldom
+    D = support.to_dense(values).double()
+    close = partial(assert_close, rtol=1e-5, atol=1e-4)
+    close(support.times(values, W_dec).double(), D @ W_dec.double())
+    close(support.transpose_times(values, x).double(), D.T @ x.double())
+    close(support.left_times(values, x).double(), x.double().T @ D)
+    products = (x.double() @ W_dec.double().T)[support.samples, latents]
+    close(support.dots(x, W_dec).double(), products)
+
+
+@pytest.mark.parametrize("n_pairs", [4096, 4097, 20_000, 32_767, 32_768])
+@pytest.mark.parametrize("d_sae", [1 << 15, 1 << 16])
+def test_pairs_in_order_of_their_latent(n_pairs: int, d_sae: int) -> None:
+    latents = torch.randint(d_sae - 3, d_sae, (n_pairs,))  # up to the largest a short key holds
+    support = Support(latents, torch.tensor([0, n_pairs]), d_sae)
+    assert torch.equal(support._by_latent[0], latents.sort(stable=True).indices)
 
 
 def test_columns_of_a_projection() -> None:

@@ -35,27 +35,31 @@ def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torc
     Returns:
         Values and column indices, `[rows, k]` each.
     """
-    levels = [u]
-    columns, enough = u.shape[1], _GROUPS_PER_ENTRY * k
-    finest = _FINEST_GROUP * _GROUP
-    group = _FINEST_GROUP if columns % finest == 0 and columns >= finest * enough else _GROUP
-    while columns % group == 0 and columns >= group * enough:
-        columns //= group
-        groups = levels[-1].view(-1, group, columns)
+    levels, sizes = [u], []
+    enough = _GROUPS_PER_ENTRY * k
+    group = _FINEST_GROUP if u.shape[1] >= _FINEST_GROUP * _GROUP * enough else _GROUP
+    while levels[-1].shape[1] >= group * enough:
+        n = levels[-1].shape[1] // group
+        groups = levels[-1][:, : group * n].unflatten(1, (group, n))
         maxima = groups.amax(1)
         if len(levels) == 1 and ranking == "magnitude":
             maxima = torch.maximum(maxima, groups.amin(1).neg_())
         levels.append(maxima)
+        sizes.append(group)
         group = _GROUP
     coarsest = levels.pop()
+    n = coarsest.shape[1]
     ranked = _rank(coarsest, ranking) if coarsest is u else coarsest
     indices = ranked.topk(k, sorted=False).indices
     values = coarsest.gather(1, indices)
     while levels:
-        n, level = columns, levels.pop()
-        columns = level.shape[1]
-        members = torch.arange(0, columns, n, device=u.device)
+        level, group = levels.pop(), sizes.pop()
+        members = torch.arange(0, group * n, n, device=u.device)
         indices = (indices.unsqueeze(1) + members.unsqueeze(1)).flatten(1)
+        if group * n < level.shape[1]:  # columns that fill no group
+            rest = torch.arange(group * n, level.shape[1], device=u.device)
+            indices = torch.cat([indices, rest.expand(u.shape[0], -1)], dim=1)
+        n = level.shape[1]
         candidates = level.gather(1, indices)
         ranked = _rank(candidates, ranking) if level is u else candidates
         best = ranked.topk(k, sorted=False).indices

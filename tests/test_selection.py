@@ -32,7 +32,19 @@ def test_top_k_finds_the_k_largest(
     assert all(len(set(row.tolist())) == k for row in indices)
 
 
-@pytest.mark.parametrize(("columns", "k"), [(8192, 51), (12288, 76), (13696, 256), (4096, 1)])
+@pytest.mark.parametrize(
+    ("columns", "k"),
+    [
+        (8192, 51),
+        (12288, 76),
+        (13696, 256),
+        (4096, 1),
+        (4099, 1),
+        (8191, 51),
+        (8197, 9),
+        (4134, 256),
+    ],
+)
 @pytest.mark.parametrize("ranking", ["magnitude", "value"])
 def test_top_k_through_several_levels_of_groups(columns: int, k: int, ranking: Ranking) -> None:
     u = torch.randn(9, columns, dtype=torch.float64)

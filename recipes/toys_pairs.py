@@ -1,7 +1,10 @@
 """Protocol C, anticorrelated pairs: is a pair of opposite features carried by one latent or two?
 
 Three sweeps share a budget of one latent a pair (H): over superposition (features per dimension),
-over the within-pair correlation rho, and one world in the plane for the picture. A pair is
+over the within-pair correlation rho, and one world in the plane for the picture. In the plane one
+pair is on at a time, as two cannot be told apart there, and three axes stand 60 degrees apart: of
+four, at 45, a neighbour shows |u| = 0.71 of its magnitude, and with magnitudes that vary by 30% no
+threshold separates the two. A pair is
 *consolidated* where one latent is the carrier of both its rays, with opposite signs; in the
 thresholded rate that latent must also carry a stated part of both. A non-negative latent cannot
 consolidate whatever it learns, so beside the rate stands how many latents a carried pair takes. In
@@ -9,7 +12,7 @@ kind: figures 6 to 10 of arXiv 2605.28149.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,8 +38,9 @@ class Pairs:
     thresholds: tuple[float, ...] = (0.5, 0.7)  # parts of the thresholded rate
     d_in: int = 16
     active: float = 2.0  # pairs switched on in a token; the target is the world's L0
-    plane_axes: int = 4  # pairs of the world with d_in = 2
-    plane_active: float = 0.3  # so low that two pairs, which the plane cannot tell apart, are rare
+    plane_axes: int = 3  # pairs of the world with d_in = 2, where one pair is on at a time
+    plane_lr: float | None = None  # of the plane's SAEs; None: that of all others
+    plane_steps: int | None = None  # of the plane's SAEs; None: those of all others
 
     def __post_init__(self) -> None:
         for threshold in self.thresholds:
@@ -49,11 +53,17 @@ class Pairs:
             points.setdefault((density, -1.0), "sweep")
         for rho in self.correlations:
             points.setdefault((self.base_features_per_dimension, rho), "sweep")
+        in_the_plane = replace(
+            training,
+            lr=self.plane_lr or training.lr,
+            steps=self.plane_steps or training.steps,
+        )
         worlds = [
-            ("sweep", World(round(density * self.d_in / 2), self.d_in, self.active, rho))
+            ("sweep", World(round(density * self.d_in / 2), self.d_in, self.active, rho), training)
             for density, rho in points
         ]
-        worlds.append(("plane", World(self.plane_axes, 2, self.plane_active)))
+        plane = World(self.plane_axes, 2, active=1, one_at_a_time=True)
+        worlds.append(("plane", plane, in_the_plane))
         return [
             ToyCell(
                 PROTOCOL,
@@ -62,7 +72,7 @@ class Pairs:
                 world.n_axes,
                 world.l0,
                 seed,
-                training,
+                how,
                 n_eval,
                 {
                     "kind": kind,
@@ -77,7 +87,7 @@ class Pairs:
                     and world.features_per_dimension == self.base_features_per_dimension,
                 },
             )
-            for kind, world in worlds
+            for kind, world, how in worlds
             for name in self.contestants
             for seed in seeds
         ]

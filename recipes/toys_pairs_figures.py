@@ -11,6 +11,7 @@ from toys_figures import (
     contestants_in,
     legend_below,
     look,
+    over_seeds,
     select,
     sweep,
 )
@@ -48,41 +49,55 @@ def thresholds_in(rows: Sequence[Row]) -> list[str]:
 
 
 def geometry(rows: Sequence[Row]) -> Plot:
-    """True and learnt directions in the plane, of the first seed, a panel a contestant."""
-    seed = min(row["seed"] for row in rows)
+    """True and learnt directions in the plane, of every seed, a panel a contestant."""
     names = contestants_in(rows)
     with drawing.style():
-        figure, panels = drawing.panels(1, len(names), 2.5 * len(names), 3)
+        figure, panels = drawing.panels(1, len(names), 2.5 * len(names), 3.2)
         data: list[tuple[Any, ...]] = []
         for axes, name in zip(panels, names, strict=True):
-            (row,) = select(rows, contestant=name, seed=seed)
-            data += [(name, *arrow) for arrow in _plane(axes, row, look(name)["color"])]
-            axes.set_title(CONTESTANTS[name].label)
+            mine = select(rows, contestant=name)
+            points = _true_directions(axes, mine[0])
+            data += [(name, "true", "", i, "", *point, "") for i, point in enumerate(points)]
+            for row in mine:
+                arrows = _learnt_directions(axes, row, look(name)["color"])
+                data += [(name, "learnt", row["seed"], *arrow) for arrow in arrows]
+            cosine = over_seeds(mine, "ray_cosine").mean
+            axes.set_title(f"{CONTESTANTS[name].label}\nmean best cosine {cosine:.3f}")
+        seeds = len({row["seed"] for row in rows})
         figure.supxlabel(
-            "blue: true directions; arrows: sides of latents that fire on 0.1% of tokens or more",
+            "dots: true directions; arrows: sides of latents that fire on 0.1% of tokens or more, "
+            f"of {seeds} seeds laid over each other",
             fontsize=9,
         )
-    alt = f"True directions and learnt decoder directions in the plane, seed {seed}."
-    header = ("contestant", "what", "index", "side", "x", "y", "firing_rate")
+    alt = (
+        f"True directions and learnt decoder directions in the plane, {seeds} seeds. The cosine is "
+        "that of a true direction with the nearest learnt one."
+    )
+    header = ("contestant", "what", "seed", "index", "side", "x", "y", "firing_rate")
     return Plot("fig06_geometry", alt, figure, header, data)
 
 
-def _plane(axes: "Axes", row: Row, hue: str) -> list[tuple[Any, ...]]:
-    plane = row["geometry"]
-    true = np.asarray(plane["axes"])
+def _true_directions(axes: "Axes", row: Row) -> np.ndarray:
+    """Draw the rays, the same with every seed; `[2 n_axes, 2]`."""
+    true = np.asarray(row["geometry"]["axes"])
     true = np.concatenate([true, -true])
-    axes.scatter(true[:, 0], true[:, 1], s=42, color="#1f4fd8", zorder=3)
-    drawn: list[tuple[Any, ...]] = [("true", i, "", *point, "") for i, point in enumerate(true)]
+    axes.scatter(true[:, 0], true[:, 1], s=42, color="black", zorder=3)
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
+    axes.grid(False)
+    return true
+
+
+def _learnt_directions(axes: "Axes", row: Row, hue: str) -> list[tuple[Any, ...]]:
+    plane = row["geometry"]
+    drawn: list[tuple[Any, ...]] = []
     for side, rates in ((1, plane["positive_rate"]), (-1, plane["negative_rate"])):
         for i, (direction, rate) in enumerate(zip(plane["W_dec"], rates, strict=True)):
             if rate < 1e-3:
                 continue
             x, y = side * np.asarray(direction) / max(np.hypot(*direction), 1e-12)
-            arrow = {"arrowstyle": "-|>", "color": hue, "linewidth": 1.3}
+            arrow = {"arrowstyle": "-|>", "color": hue, "linewidth": 1.2, "alpha": 0.5}
             axes.annotate("", (0.9 * x, 0.9 * y), (0, 0), arrowprops=arrow)
-            drawn.append(("learnt", i, "+" if side > 0 else "-", x, y, rate))
-    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[], yticks=[])
-    axes.grid(False)
+            drawn.append((i, "+" if side > 0 else "-", x, y, rate))
     return drawn
 
 

@@ -3,7 +3,7 @@
     x = sum_i (a_i+ - g_i a_i-) d_i          a+, a- >= 0, d_i unit vectors, g_i > 0
 
 Pair `i` has the features `+d_i` and `-d_i`; `g_i` is the gain of its negative side. Each token
-switches a pair on with probability `active / n_axes`; within a pair that is on, the two sides fire
+switches a pair on with probability `active / n_axes`, or exactly one pair; within a pair that is on, the two sides fire
 as a Gaussian copula with correlation `rho` says: at -1 exactly one of them, at 0 independently.
 SAELens's generator and dictionary (sae_lens.synthetic) make the data; only their arguments are set
 here. Features are ordered as in the polarity split: n positive sides, then n negative ones.
@@ -20,6 +20,7 @@ from sae_lens.synthetic import (
     LowRankCorrelationMatrix,
     orthogonal_initializer,
 )
+from torch.nn.functional import one_hot
 
 from sae_lens_bipolar.architectures.checks import require_number
 from sae_lens_bipolar.errors import ConfigError
@@ -36,6 +37,7 @@ class World:
     negative_share: float = 0.5  # probability of the negative side in a pair that is on
     negative_gains: tuple[float, ...] = (1.0,)  # g, axis by axis, over and over
     magnitude_std: float = 0.3  # of a firing feature, around the mean 1
+    one_at_a_time: bool = False  # exactly one pair is on in every token; active must be 1
 
     def __post_init__(self) -> None:
         require_number(self.n_axes, "n_axes", 1)
@@ -46,6 +48,11 @@ class World:
         require_number(self.magnitude_std, "magnitude_std", 0)
         for gain in self.negative_gains:
             require_number(gain, "negative_gains", 0, exclusive=True)
+        if self.one_at_a_time and self.active != 1:
+            raise ConfigError(
+                f"one_at_a_time=True switches on one pair a token, so active must be 1, got "
+                f"active={self.active}"
+            )
         if self.correlation != -1 and self.negative_share != 0.5:
             raise ConfigError(
                 f"negative_share={self.negative_share} needs correlation=-1, got "
@@ -118,7 +125,10 @@ def generator(world: World) -> ActivationGenerator:
     own = torch.full((2 * n,), max(1 + world.correlation, 1e-12))
 
     def switch_pairs(features: torch.Tensor) -> torch.Tensor:
-        on = torch.rand(len(features), n) < world.active / n
+        if world.one_at_a_time:
+            on = one_hot(torch.randint(n, (len(features),)), n)
+        else:
+            on = torch.rand(len(features), n) < world.active / n
         return features * on.repeat(1, 2)
 
     return ActivationGenerator(

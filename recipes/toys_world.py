@@ -3,10 +3,11 @@
     x = sum_i (a_i+ - g_i a_i-) d_i          a+, a- >= 0, d_i unit vectors, g_i > 0
 
 Pair `i` has the features `+d_i` and `-d_i`; `g_i` is the gain of its negative side. Each token
-switches a pair on with probability `active / n_axes`, or exactly one pair; within a pair that is on, the two sides fire
-as a Gaussian copula with correlation `rho` says: at -1 exactly one of them, at 0 independently.
-SAELens's generator and dictionary (sae_lens.synthetic) make the data; only their arguments are set
-here. Features are ordered as in the polarity split: n positive sides, then n negative ones.
+switches a pair on with probability `active / n_axes`, or exactly one pair; within a pair that is
+on, the two sides fire as a Gaussian copula with correlation `rho` says: at -1 exactly one of them,
+at 0 independently. SAELens's generator and dictionary (sae_lens.synthetic) make the data; only
+their arguments are set here. Features are ordered as in the polarity split: n positive sides, then
+n negative ones.
 """
 
 import math

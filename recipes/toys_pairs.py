@@ -1,14 +1,15 @@
 """Protocol C, anticorrelated pairs: is a pair of opposite features carried by one latent or two?
 
 Three sweeps share a budget of one latent a pair (H): over superposition (features per dimension),
-over the within-pair correlation rho, and one world in the plane for the picture. In the plane one
-pair is on at a time, as two cannot be told apart there, and three axes stand 60 degrees apart: of
-four, at 45, a neighbour shows |u| = 0.71 of its magnitude, and with magnitudes that vary by 30% no
-threshold separates the two. A pair is
+over the within-pair correlation rho, and one world in the plane for the picture. A pair is
 *consolidated* where one latent is the carrier of both its rays, with opposite signs; in the
 thresholded rate that latent must also carry a stated part of both. A non-negative latent cannot
 consolidate whatever it learns, so beside the rate stands how many latents a carried pair takes. In
 kind: figures 6 to 10 of arXiv 2605.28149.
+
+In the plane one pair is on at a time, since two cannot be told apart there, and three axes stand 60
+degrees apart: of four, at 45, a latent's neighbours project to 0.71 of their magnitude, and with
+magnitudes that vary by 30% no threshold separates those from its own.
 """
 
 from collections.abc import Sequence
@@ -53,11 +54,8 @@ class Pairs:
             points.setdefault((density, -1.0), "sweep")
         for rho in self.correlations:
             points.setdefault((self.base_features_per_dimension, rho), "sweep")
-        in_the_plane = replace(
-            training,
-            lr=self.plane_lr or training.lr,
-            steps=self.plane_steps or training.steps,
-        )
+        changes = {"lr": self.plane_lr, "steps": self.plane_steps}
+        in_the_plane = replace(training, **{k: v for k, v in changes.items() if v is not None})
         worlds = [
             ("sweep", World(round(density * self.d_in / 2), self.d_in, self.active, rho), training)
             for density, rho in points

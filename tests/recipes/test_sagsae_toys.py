@@ -161,6 +161,34 @@ def test_comparisons_are_made_seed_by_seed(recipe: ModuleType) -> None:
     assert tying.verdict == "does not hold"
 
 
+def test_small_has_the_published_breadth(recipe: ModuleType) -> None:
+    """Every value that the larger scale sweeps over; no L0 target above what the world holds."""
+    small, paper = (
+        recipe.read_config(recipe.read_scale(recipe.CONFIG, scale)) for scale in ("small", "paper")
+    )
+    for protocol, fields in {
+        "polarity_dial": ("contestants", "l0_targets", "dial"),
+        "anomalies": ("contestants", "budgets", "negative_shares"),
+        "pairs": ("contestants", "features_per_dimension", "correlations"),
+    }.items():
+        for field in fields:
+            here, there = (getattr(getattr(scale, protocol), field) for scale in (small, paper))
+            assert set(here) >= set(there), (protocol, field)
+    for scale in (small, paper):
+        for protocol in recipe.PROTOCOLS:
+            for cell in scale.cells(protocol):
+                assert cell.params["l0"] <= cell.params["world"]["active"], cell.name
+
+
+def test_the_plane_is_trained_as_it_asks(recipe: ModuleType) -> None:
+    settings = json.loads(json.dumps(recipe.read_scale(recipe.CONFIG, "smoke")))
+    settings["pairs"].update(plane_lr=0.001, plane_steps=7)
+    for cell in recipe.read_config(settings).cells("pairs"):
+        training = cell.params["training"]
+        plane = cell.params["point"]["kind"] == "plane"
+        assert (training["lr"], training["steps"]) == ((0.001, 7) if plane else (0.01, 12))
+
+
 @pytest.mark.parametrize(
     ("protocol", "change", "message"),
     [

@@ -193,6 +193,21 @@ def test_rare_and_unseen_negative_sides(worlds: ModuleType) -> None:
         assert (fires[4:].sum() / fires.sum()).item() == pytest.approx(share, abs=0.01)
 
 
+def test_exactly_one_pair_is_on_at_a_time(worlds: ModuleType) -> None:
+    torch.manual_seed(0)
+    world = worlds.World(3, 2, active=1, one_at_a_time=True)
+    positive, negative = (worlds.generator(world).sample(30_000) > 0).chunk(2, dim=1)
+    on = positive | negative
+    assert torch.equal(on.sum(1), torch.ones(30_000, dtype=torch.long))
+    assert world.l0 == 1
+    assert torch.allclose(on.float().mean(0), torch.full((3,), 1 / 3), atol=0.01)
+
+
+def test_one_pair_at_a_time_is_one_active_pair(worlds: ModuleType) -> None:
+    with pytest.raises(ConfigError, match="active=2"):
+        worlds.World(3, 2, active=2, one_at_a_time=True)
+
+
 def test_anomalies_move_one_feature_to_the_other_side(worlds: ModuleType) -> None:
     torch.manual_seed(0)
     features = torch.tensor([[1.0, 2.0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 3.0]])

@@ -2,14 +2,14 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
+import random
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_children import BenchChildren
 from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
 from hub_clients import client_environment
 from hub_server import HubServer
@@ -19,6 +19,10 @@ from tiny_models import write_text
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.config import SUITES
+from sae_lens_bipolar.saebench.results import CSV_FILE
+
+KILLS = 24
+KILLS_A_RUN = 6  # then it is left to end
 
 
 @pytest.fixture(scope="module")
@@ -81,57 +85,54 @@ def test_what_a_killed_run_left_is_removed(sae_path: Path, tmp_path: Path) -> No
     assert not half.parent.exists()
 
 
-_PROGRAM = """
-import sys
-from pathlib import Path
-sys.path[:0] = {path!r}
-from bench_models import tiny_config
-from sae_lens_bipolar.saebench import bench
-outcome = bench([Path({sae!r})], Path({output!r}), tiny_config())
-assert outcome.not_run == [], outcome.not_run
-"""
-
-
 @pytest.mark.slow
-def test_kills_between_and_inside_suites(
+@pytest.mark.timeout(1800)
+def test_bench_killed_again_and_again_ends_where_an_uninterrupted_run_ends(
     sae_path: Path, tmp_path: Path, suite_hub: HubServer
 ) -> None:
-    """Killed again and again, at growing distances, it ends with what one run gives."""
-    whole = bench([sae_path], tmp_path / "whole", tiny_config())
-    assert whole.not_run == []
-    output = tmp_path / "killed"
-    program = _PROGRAM.format(path=sys.path, sae=str(sae_path), output=str(output))
     environment = client_environment(suite_hub, Path(os.environ["HF_HOME"]), token=FORGET_TOKEN)
-    states = set()
-    # killed once so many further runs are finished, and a while into the next
-    for finished, seconds in ((0, 0.3), (1, 0.0), (0, 1.0), (2, 0.1), (3, 0.5), (1, 0.0)):
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment)
-        _wait_for_work(process, output, len(stamps(output)) // 2 + finished)
-        time.sleep(seconds)
-        states.add(len(stamps(output)))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "killed at work, not ended"
-    assert len(states) >= 4, "kills fell into several suites"
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-    assert read_rows(output) == whole.rows
-    assert {row["suite"] for row in whole.rows} == {*SUITES}
-    records = [json.loads(file.read_text()) for file in (output / "saebench").rglob("run.json")]
-    assert len(records) == 2 * len(SUITES)
+    draw, kills, runs, found_at = random.Random(4), 0, 0, Counter[int]()
+    with BenchChildren(environment, tmp_path / "log") as children:
+        start = time.monotonic()
+        whole = tmp_path / "whole"
+        children.bench(sae_path, whole)
+        duration = time.monotonic() - start
+        expected = read_rows(whole)
+        assert {row["suite"] for row in expected} == {*SUITES}
+        while kills < KILLS:
+            runs += 1
+            output = tmp_path / f"run-{runs}"
+            for _ in range(KILLS_A_RUN):
+                finished = stamps(output)
+                if not children.bench(sae_path, output, draw.uniform(0, duration / 3)):
+                    break
+                kills += 1
+                found_at[check_whole(output, expected)] += 1
+                now = stamps(output)
+                assert {file: now[file] for file in finished} == finished, "nothing is done twice"
+            children.bench(sae_path, output)
+            assert check_whole(output, expected) == 2 * len(SUITES)
+            table = output / CSV_FILE
+            assert table.read_bytes() == (whole / CSV_FILE).read_bytes()
+            assert not [*output.rglob(".scratch"), *output.rglob(".*.tmp")]
+    by_finished = dict(sorted(found_at.items()))
+    print(f"{kills} kills in {runs} runs of {duration:.1f} s; finished parts: {by_finished}")
+    assert len(found_at) >= 4, "kills fell into several suites"
 
 
-def _wait_for_work(process: subprocess.Popen[bytes], output: Path, finished: int) -> None:
-    """Wait until a suite of this process works, and `finished` runs lie in `output`."""
-    deadline, before = time.monotonic() + 300, _scratch(output)
-    while process.poll() is None and time.monotonic() < deadline:
-        # a finished run is two files: SAEBench's and the record
-        if _scratch(output) not in (None, before) and len(stamps(output)) >= 2 * finished:
-            return
-        time.sleep(0.02)
-
-
-def _scratch(output: Path) -> int | None:
-    """When the folder of the run in progress was last made."""
-    try:
-        return (output / ".scratch").stat().st_ctime_ns
-    except FileNotFoundError:
-        return None
+def check_whole(output: Path, expected: list[dict[str, Any]]) -> int:
+    """How many parts (a suite on a protocol) are finished, each of them whole and right."""
+    records = []
+    for folder in (output / "saebench").glob("*/*/*"):
+        if folder.name.startswith("."):  # never read: the next command removes it
+            continue
+        results = {file.name: json.loads(file.read_text()) for file in folder.iterdir()}
+        records.append(results.pop("run.json"))
+        assert len(results) == 1, "SAEBench's own file beside the record"
+    for record in records:
+        for name, budget, value in record["metrics"]:
+            key = {"suite": record["suite"], "metric": name, "budget": budget, "value": value}
+            assert [row for row in expected if key.items() <= row.items()]
+    if (output / CSV_FILE).is_file():
+        assert all(row in expected for row in read_rows(output))
+    return len(records)

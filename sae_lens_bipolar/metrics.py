@@ -7,7 +7,7 @@ when the loss is measured, and no average includes them) and with them.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -115,6 +115,9 @@ def measure(
     progress = tqdm(total=tokens.numel(), desc="measuring SAEs", unit="token")
     for start, batch in _batches(tokens, batch_size):
         x = activations(model, batch, hook_name)
+        x = x.to(
+            torch.promote_types(x.dtype, torch.float32)
+        )  # sums of half precision lose too much
         if not torch.isfinite(x).all():
             raise ActivationError(
                 f"sequences {start} to {start + len(batch) - 1} give NaN or infinite activations "
@@ -213,34 +216,42 @@ class _Losses:
         predicted = keep[:, :-1]  # the loss at a position is that of predicting the next token
         self.counts[False] += predicted.numel()
         self.counts[True] += int(predicted.sum())
+        loss_with = self._loss_with(tokens)
         for model, value in (("clean", x), ("zero", torch.zeros_like(x))):
-            loss = self._loss(tokens, value)
+            loss = loss_with(value)
             self._note((model, False), loss)
             self._note((model, True), loss[predicted])
         shape = (*keep.shape, *(1 for _ in x.shape[2:]))
         for name, sae in self.saes.items():
             xhat = sae(x)
-            patched = self._loss(tokens, xhat)
+            patched = loss_with(xhat)
             self._note((f"sae:{name}", False), patched)
             if not keep.all():
-                patched = self._loss(tokens, torch.where(keep.reshape(shape), xhat, x))
+                patched = loss_with(torch.where(keep.reshape(shape), xhat, x))
             self._note((f"sae:{name}", True), patched[predicted])
 
-    def _loss(self, tokens: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Next-token losses `[batch, position - 1]` with `value` at the hook."""
-        layer = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", self.hook_name)
-        if layer is not None:  # nothing before the hook matters
-            return self.model(
-                value,
-                return_type="loss",
-                loss_per_token=True,
-                start_at_layer=int(layer[1]) + 1,
-                tokens=tokens,
-            )
-        hooks: list[Any] = [(self.hook_name, partial(_patch, value=value))]
-        return self.model.run_with_hooks(
-            tokens, return_type="loss", loss_per_token=True, fwd_hooks=hooks, prepend_bos=False
-        )
+    def _loss_with(self, tokens: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Next-token losses `[batch, position - 1]` as a function of the value at the hook.
+
+        A pass begins at the hook's own block, because nothing before it matters.
+        """
+        options: dict[str, Any] = {"return_type": "loss", "loss_per_token": True}
+        block = re.match(r"blocks\.(\d+)\.", self.hook_name)
+        start, layer = tokens, None if block is None else int(block[1])
+        if layer is None:
+            options["prepend_bos"] = False
+        elif self.hook_name == f"blocks.{layer}.hook_resid_post":
+            options |= {"start_at_layer": layer + 1, "tokens": tokens}
+            return lambda value: self.model(value.to(self.model.cfg.dtype), **options)
+        else:
+            start = activations(self.model, tokens, f"blocks.{layer}.hook_resid_pre")
+            options |= {"start_at_layer": layer, "tokens": tokens}
+
+        def loss(value: torch.Tensor) -> torch.Tensor:
+            hooks: list[Any] = [(self.hook_name, partial(_patch, value=value))]
+            return self.model.run_with_hooks(start, fwd_hooks=hooks, **options)
+
+        return loss
 
     def _note(self, key: tuple[str, bool], loss: torch.Tensor) -> None:
         self.totals[key] = self.totals.get(key, 0.0) + loss.double().sum().item()

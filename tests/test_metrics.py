@@ -1,6 +1,7 @@
 """Metrics by hand, and against SAELens's own evaluation on the same tokens."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ HOOKS = [
     ("blocks.0.hook_mlp_out", "none"),
     ("blocks.0.hook_attn_out", "none"),
     ("blocks.1.attn.hook_z", "hook_z"),
+    ("hook_embed", "none"),
 ]
 
 
@@ -92,6 +94,19 @@ def test_agrees_with_saelens_on_the_same_tokens(
     )
     assert found.n_tokens == tokens.numel()
     assert found.n_loss_tokens == 12 * 15
+
+
+@pytest.mark.parametrize(("hook_name", "reshape"), HOOKS)
+def test_a_model_in_half_precision(
+    tiny_model: HookedTransformer, hook_name: str, reshape: str
+) -> None:
+    tokens = make_tokens(tiny_model)
+    sae = make_sae(tiny_model, hook_name, reshape, k=40)  # in float32
+    full = measure({"a": sae}, tiny_model, tokens)["a"].with_sinks
+    half = measure({"a": sae}, deepcopy(tiny_model).to(torch.bfloat16), tokens)["a"].with_sinks
+    assert half.nmse == pytest.approx(full.nmse, rel=1e-2)
+    assert half.r2 == pytest.approx(full.r2, rel=1e-2)
+    assert math.isfinite(half.loss_recovered)
 
 
 def test_several_saes_share_passes_and_give_what_each_gives_alone(

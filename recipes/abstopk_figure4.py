@@ -224,8 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = cells_of(settings, options.models, options.device, options.output)
     start_run(options.output, resolved, command_line())
     threads, gpus = torch.get_num_threads(), float(options.device.startswith("cuda"))
-    run_cells(cells, run_cell, options.output, options.cluster, num_cpus=threads, num_gpus=gpus)
+    resources = {"num_cpus": threads, "num_gpus": gpus}
+    run_cells(cells, run_cell, options.output, options.cluster, only=options.cells, **resources)
     done = sorted((options.output / "cells").glob(f"*/{RESULT}"))
+    if not done:
+        return
     write_json(options.output / SUMMARY, [row for file in done for row in read_json(file)])
     report(options.output)
     print((options.output / "results" / "figure4.md").read_text(encoding="utf-8"))

@@ -141,7 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_run(options.output, resolved, command_line())
     retry_incomplete(options.output, cells)
     threads, gpus = torch.get_num_threads(), float(options.device.startswith("cuda"))
-    run_cells(cells, run_cell, options.output, options.cluster, num_cpus=threads, num_gpus=gpus)
+    resources = {"num_cpus": threads, "num_gpus": gpus}
+    run_cells(cells, run_cell, options.output, options.cluster, only=options.cells, **resources)
+    if not any((options.output / "cells").glob(f"*/{RESULT}")):
+        return
     collect(options.output, settings)
     report(options.output, settings)
     print((options.output / "results" / "table2.md").read_text(encoding="utf-8"))

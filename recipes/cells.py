@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_bipolar.errors import BipolarError, ConfigError, did_you_mean
 from sae_lens_bipolar.files import read_json, write_json, write_text
+from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 
 PARAMS_FILE = "cell.json"
 ERROR_FILE = "error.txt"
@@ -118,6 +119,33 @@ def run_cells(
     if missing:
         tqdm.write(f"{len(missing)} of {len(cells)} cells are still to run: {', '.join(missing)}")
     return not missing
+
+
+def run_recipe(
+    options: argparse.Namespace,
+    settings: Mapping[str, Any],
+    cells: Sequence[Cell],
+    run: Run,
+    **how: Any,
+) -> bool:
+    """Start the run in `options.output`, or take it up, and run the cells that `options` choose.
+
+    Args:
+        options: of `recipe_arguments`.
+        settings: what the run depends on, resolved; written to its `config.yaml`.
+        cells: all of them.
+        run: see `run_cells`.
+        how: further arguments of `run_cells`.
+
+    Returns:
+        Whether all cells are done.
+
+    Raises:
+        ConfigError: if the directory holds a run with other settings; and as `run_cells`.
+    """
+    require_same_run(options.output, settings)
+    start_run(options.output, settings, command_line())
+    return run_cells(cells, run, options.output, options.cluster, only=options.cells, **how)
 
 
 def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) -> None:

@@ -20,14 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, read_scale, recipe_arguments, run_cells
+from cells import Cell, read_scale, recipe_arguments, run_recipe
 from sagsae_ablation_verdicts import FULL_WIDTH, RECOMMENDED, write_report
 from sagsae_cells import collect
 
 from sae_lens_bipolar.architectures.checks import require_choice, require_number
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 from sae_lens_bipolar.sweep import SUMMARY, SweepConfig, SweepSAE, run_sweep
 
 CONFIG = Path(__file__).parent / "configs" / "sagsae_ablations.yaml"
@@ -79,25 +78,11 @@ class AblationsConfig:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = recipe_arguments(__doc__, CONFIG).parse_args(arguments)
     config = AblationsConfig(**read_scale(options.config, options.scale))
-    output: Path = options.output
-    require_same_run(output, asdict(config))
-    start_run(output, asdict(config), command_line())
     cells = make_cells(config)
-    done = run_cells(
-        cells,
-        run_cell,
-        output,
-        options.cluster,
-        result=SUMMARY,
-        num_cpus=config.num_cpus,
-        num_gpus=config.num_gpus,
-        retries=config.retries,
-        only=options.cells,
-    )
-    if not done:
-        return
-    collect(cells, output)
-    print(write_report(output))
+    resources = {key: getattr(config, key) for key in ("num_cpus", "num_gpus", "retries")}
+    if run_recipe(options, asdict(config), cells, run_cell, result=SUMMARY, **resources):
+        collect(cells, options.output)
+        print(write_report(options.output))
 
 
 def make_cells(config: AblationsConfig) -> list[Cell]:

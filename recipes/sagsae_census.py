@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import yaml
-from cells import Cell, read_scale, recipe_arguments, run_cells
+from cells import Cell, read_scale, recipe_arguments, run_recipe
 from sae_lens import SAE
 from sagsae_census_verdicts import write_report
 
@@ -32,7 +32,7 @@ from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files import read_json, write_json
 from sae_lens_bipolar.metrics import activations, sink_threshold
 from sae_lens_bipolar.models import load_model, tokenizer_of
-from sae_lens_bipolar.runs import CONFIG_FILE, command_line, require_same_run, start_run
+from sae_lens_bipolar.runs import CONFIG_FILE
 from sae_lens_bipolar.training import CHECKPOINTS
 
 CONFIG = Path(__file__).parent / "configs" / "sagsae_census.yaml"
@@ -78,23 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ConfigError("no SAEs: give --run with a fitting --names, or --sae NAME=WHERE")
     config, output = CensusConfig(**settings), options.output
     resolved = {**asdict(config), "saes": sources}
-    require_same_run(output, resolved)
-    start_run(output, resolved, command_line())
     cells = make_cells(config, sources)
-    done = run_cells(
-        cells,
-        count_hook,
-        output,
-        options.cluster,
-        num_cpus=config.num_cpus,
-        num_gpus=config.num_gpus,
-        retries=config.retries,
-        only=options.cells,
-    )
-    if not done:
-        return
-    counted = [r for cell in cells for r in read_json(output / f"cells/{cell.name}/result.json")]
-    print(write_report(counted, config.d_ins, config.widths, output))
+    resources = {key: getattr(config, key) for key in ("num_cpus", "num_gpus", "retries")}
+    if run_recipe(options, resolved, cells, count_hook, **resources):
+        files = [output / "cells" / cell.name / "result.json" for cell in cells]
+        counted = [row for file in files for row in read_json(file)]
+        print(write_report(counted, config.d_ins, config.widths, output))
 
 
 def text_of_run(run_dir: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def test_end_to_end_and_again(
     config = write_config(tmp_path, tiny=settings)
     arguments = ["--scale", "tiny", "--config", str(config), "--output", str(tmp_path / "run")]
     arguments += ["--device", "cpu"]
+    figure4.main([*arguments, "--cells", "another"])
+    assert not (tmp_path / "run/cells").exists()
     figure4.main(arguments)
     run = tmp_path / "run"
     summary = read_json(run / "results/summary.json")

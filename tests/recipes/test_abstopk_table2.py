@@ -63,6 +63,8 @@ def test_end_to_end_and_again(
     config = write_config(tmp_path, tiny=settings)
     arguments = ["--scale", "tiny", "--config", str(config), "--output", str(tmp_path / "run")]
     arguments += ["--device", "cpu"]
+    table2.main([*arguments, "--cells", "another"])
+    assert not (tmp_path / "run/cells").exists()
     table2.main(arguments)
     results = tmp_path / "run" / "results"
     with open(results / "table2.csv", encoding="utf-8") as file:

@@ -39,7 +39,7 @@ def look(contestant: str) -> dict[str, Any]:
         "color": drawing.colour(i),
         "linestyle": drawing.DASHES[i % len(drawing.DASHES)],
         "marker": drawing.MARKERS[i % len(drawing.MARKERS)],
-        "markersize": 4,
+        "markersize": 7 - 0.6 * i,  # where curves coincide, those below still show
         "linewidth": 1.4,
         "label": CONTESTANTS[contestant].label,
     }
@@ -74,6 +74,8 @@ def sweep(
             (title, contestant, at, len(group), *y)
             for at, group, y in zip(xs, groups, ys, strict=True)
         ]
+    points = sorted({row[x] for row in rows})
+    axes.set_xticks(points, [f"{at:g}" for at in points])
     axes.set_title(title)
     return drawn
 

@@ -139,7 +139,7 @@ def superposition(rows: Sequence[Row]) -> Plot:
     least = thresholds_in(rows)[0]
     columns: dict[str, Any] = {
         "pair consolidation rate": "consolidation",
-        f"pairs on two latents, each side >= {least}": f"two_latents_{least}",
+        f"pairs on two latents, each side ≥ {least}": f"two_latents_{least}",
         "R²": "r2",
     }
     return _sweeps("fig08_superposition", rows, "features_per_dimension", _DENSITY, columns)
@@ -148,7 +148,7 @@ def superposition(rows: Sequence[Row]) -> Plot:
 def thresholded(rows: Sequence[Row]) -> Plot:
     """Thresholded consolidation rates against features per dimension."""
     columns = {
-        f"consolidated, each side >= {threshold}": f"consolidation_{threshold}"
+        f"consolidated, each side ≥ {threshold}": f"consolidation_{threshold}"
         for threshold in thresholds_in(rows)
     }
     return _sweeps("fig09_thresholded", rows, "features_per_dimension", _DENSITY, columns)
@@ -159,8 +159,8 @@ def correlation(rows: Sequence[Row]) -> Plot:
     least = thresholds_in(rows)[0]
     columns = {
         "pair consolidation rate": "consolidation",
-        f"consolidated, each side >= {least}": f"consolidation_{least}",
-        f"pairs on two latents, each side >= {least}": f"two_latents_{least}",
+        f"consolidated, each side ≥ {least}": f"consolidation_{least}",
+        f"pairs on two latents, each side ≥ {least}": f"two_latents_{least}",
     }
     label = "within-pair correlation rho"
     return _sweeps("fig10_correlation", rows, "correlation", label, columns)

@@ -90,6 +90,8 @@ def figures(rows: Sequence[Row]) -> list[Plot]:
 
 
 def _dial(rows: Sequence[Row]) -> Plot:
+    from matplotlib.ticker import LogLocator
+
     with drawing.style():
         figure, (left, middle, right) = drawing.panels(1, 3, 12, 4)
         data = []
@@ -103,26 +105,34 @@ def _dial(rows: Sequence[Row]) -> Plot:
                 ("MSE against L0", name, x.mean, len(group), *y)
                 for x, y, group in zip(l0, mse, groups, strict=True)
             ]
-        left.set(title="reconstruction MSE", xlabel="measured L0", yscale="log")
+        targets = sorted({row["target"] for row in rows})
+        left.set(title="reconstruction MSE", xlabel="measured L0", xscale="log", yscale="log")
+        left.set_xticks(targets, [f"{target:g}" for target in targets])
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.minorticks_off()
         best = nearest_to_truth(rows)
         for axes, side in ((middle, "negative"), (right, "positive")):
             data += _slope_curves(axes, best, side)
         gains = sorted(set(best[0]["gains"]))
-        middle.plot(gains, gains, color=drawing.GREY, linewidth=0.8, label="true gain")
-        right.axhline(1, color=drawing.GREY, linewidth=0.8)
-        right.set_ylim(0, None)
         for axes in (middle, right):
+            axes.axhline(1, color=drawing.GREY, linewidth=0.8)
+            axes.set_ylim(0, 1.1)
             axes.set_xscale("log", base=2)
             axes.set_xticks(gains, [f"{gain:g}" for gain in gains])
-        middle.set(title="calibration slope, negative side", xlabel="true gain of that side")
+        middle.set(
+            title="calibration slope / true gain, negative side",
+            xlabel="true gain of the negative side",
+        )
         right.set(
             title="calibration slope, positive side (gain 1)",
-            xlabel="gain of the opposite side",
+            xlabel="true gain of the negative side",
         )
         legend_below(figure, middle)
     return Plot(
         "fig04_polarity_dial",
-        "Reconstruction error against L0, and calibration slopes of both sides against the dial "
+        "Reconstruction error against L0, and calibration slopes over true gains of both sides "
+        "against the dial (the gain of the negative side) "
         f"at L0 target {best[0]['target']:g}. {INTERVAL_NOTE}",
         figure,
         SWEEP_HEADER,
@@ -143,9 +153,13 @@ def _slope_curves(axes: Any, rows: Sequence[Row], side: str) -> list[tuple[Any, 
     gains = sorted(set(rows[0]["gains"][n:]))
     for name in contestants_in(rows):
         mine = select(rows, contestant=name)
-        ys = [over_seeds(mine, lambda row, g=g: fmean(slopes_at(row, side, g))) for g in gains]
+        true = gains if side == "negative" else [1.0] * len(gains)
+        ys = [
+            over_seeds(mine, lambda row, g=g, t=t: fmean(slopes_at(row, side, g)) / t)
+            for g, t in zip(gains, true, strict=True)
+        ]
         curve(axes, name, gains, ys)
-        panel = f"slope of the {side} side against the dial"
+        panel = f"slope over true gain of the {side} side against the dial"
         drawn += [(panel, name, g, len(mine), *y) for g, y in zip(gains, ys, strict=True)]
     return drawn
 

@@ -198,8 +198,9 @@ def test_exactly_one_pair_is_on_at_a_time(worlds: ModuleType) -> None:
     world = worlds.World(3, 2, active=1, one_at_a_time=True)
     positive, negative = (worlds.generator(world).sample(30_000) > 0).chunk(2, dim=1)
     on = positive | negative
-    assert torch.equal(on.sum(1), torch.ones(30_000, dtype=torch.long))
-    assert world.l0 == 1
+    assert on.sum(1).max() == 1
+    # The magnitude of a pair that is on, 1 + 0.3 normal, is cut at 0 once in 2300 tokens.
+    assert on.sum(1).float().mean().item() == pytest.approx(world.l0, abs=1e-3)
     assert torch.allclose(on.float().mean(0), torch.full((3,), 1 / 3), atol=0.01)
 
 

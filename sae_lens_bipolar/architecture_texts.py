@@ -14,6 +14,10 @@ class Formula(NamedTuple):
 
 _LINEAR = "u    = (x - b_dec) W_enc + b_enc\n"
 _DECODE = "x̂    = z W_dec + b_dec"
+RESCALED = (
+    "(with |W_dec_i|, a latent's decoder norm: its pre-activation is multiplied by it\n"
+    "before the selection, and the latent divided by it before decoding)"
+)
 
 FORMULAS = {
     "standard": Formula(
@@ -30,13 +34,13 @@ FORMULAS = {
     ),
     "jumprelu": Formula(
         "JumpReLU: a learned threshold a latent",
-        f"{_LINEAR}z    = relu(u) where u > t, else 0\n{_DECODE}",
+        f"{_LINEAR}z    = relu(u) where u > threshold, else 0\n{_DECODE}",
         "arXiv 2407.14435",
         ("jumprelu",),
     ),
     "gated": Formula(
         "Gated: one path decides whether a latent fires, another how strongly",
-        f"v    = (x - b_dec) W_enc\nz    = 1[v + b_gate > 0] relu(e^r_mag v + b_mag)\n{_DECODE}",
+        f"v    = (x - b_dec) W_enc\nz    = 1[v + b_gate > 0] relu(exp(r_mag) v + b_mag)\n{_DECODE}",
         "arXiv 2404.16014",
         ("gated",),
     ),
@@ -51,22 +55,25 @@ FORMULAS = {
         "v    = (x - b_dec) W_enc\n"
         "p+   = v + b+        p- = -v + b-\n"
         "z    = relu(p+) [p+ kept] - relu(p-) [p- kept]    kept: the k largest of all 2 d_sae\n"
-        f"{_DECODE}",
+        f"{_DECODE}\n"
+        "with b+, b- = b_positive, b_negative",
         "after arXiv 2406.04093 and 2510.00404",
         ("topk", "abstopk"),
     ),
     "bi_jumprelu": Formula(
         "Bi-JumpReLU: a threshold on each side of a latent",
-        f"{_LINEAR}z    = u where u > t+ or u < -t-, else 0\n{_DECODE}",
+        f"{_LINEAR}z    = u where u > t+ or u < -t-, else 0\n{_DECODE}\n"
+        "with t+, t- = threshold_positive, threshold_negative",
         "after arXiv 2407.14435 and 2510.00404",
         ("jumprelu", "abstopk"),
     ),
     "sign_aware_gated": Formula(
         "SA-GSAE: a gate with a dead zone between two thresholds, and magnitudes a side",
         "v    = (x - b_dec) W_enc\n"
-        "g+   = 1[v > θ+]                g- = 1[v < -θ-]\n"
-        "m+   = relu(e^r+ v + b+)        m- = relu(-e^r- v + b-)\n"
-        f"z    = g+ m+ - g- m-\n{_DECODE}",
+        "g+   = 1[v > exp(t+)]              g- = 1[v < -exp(t-)]\n"
+        "m+   = relu(exp(r+) v + b+)        m- = relu(-exp(r-) v + b-)\n"
+        f"z    = g+ m+ - g- m-\n{_DECODE}\n"
+        "with t, r, b = log_threshold, log_gain, b_mag: a row a side, or one that both share",
         "our reading of arXiv 2605.28149",
         ("sagsae", "gated"),
     ),
@@ -75,7 +82,8 @@ FORMULAS = {
         "v_1     = (x - b_dec) W_enc + b_enc\n"
         "v_{t+1} = z_t + μ_t ((x - b_dec - z_t W_dec) W_enc + b_enc)\n"
         "z_t     = v_t on the k largest of |v_t|, else 0        z = z_T\n"
-        f"{_DECODE}",
+        f"{_DECODE}\n"
+        "with μ = exp(log_step_size)",
         "arXiv 2510.00404, equations 4 to 6",
         ("abstopk",),
     ),

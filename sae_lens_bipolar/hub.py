@@ -3,6 +3,9 @@
 Large files are uploaded first and become part of the repository only with the one commit that also
 holds the card, so no card ever promises what is not there. A publish that stops continues with the
 same command: the folder is built anew to the same bytes, and the Hub asks only for those it misses.
+
+SAEBench's numbers go along, and onto the card, where `bench` wrote them into a folder of the run's
+or checkpoint's own directory: `sae-lens-bipolar bench RUN --output RUN/bench`.
 """
 
 import shutil
@@ -101,6 +104,7 @@ def publish(
 
     Raises:
         CheckpointError: if there is no finished SAE, or one is damaged.
+        DataError: if a file of the run is damaged, or a benchmark's is of other weights.
         ConfigError: if an id or the licence is missing or not allowed.
         LockError: if another process works in the directory.
         DiskFullError: if the folder does not fit on the disk.

@@ -1,6 +1,6 @@
 """The model card of published SAEs, from the files that are published and nothing else."""
 
-import csv
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -10,16 +10,20 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
-from sae_lens_bipolar.architecture_texts import CITATIONS, FORMULAS, SIGNED, Formula
+from sae_lens_bipolar.architecture_texts import CITATIONS, FORMULAS, RESCALED, SIGNED, Formula
 from sae_lens_bipolar.base_models import BaseModel, is_hub_name
-from sae_lens_bipolar.registration import PREFIX
+from sae_lens_bipolar.card_limits import known_limits
+from sae_lens_bipolar.models import BUNDLED
 from sae_lens_bipolar.reports import tables
-from sae_lens_bipolar.saebench_card import saebench_markdown
-from sae_lens_bipolar.staging import RESULTS, StagedSAE, read_optional
+from sae_lens_bipolar.runs import CONFIG_FILE, ENVIRONMENT_FILE
+from sae_lens_bipolar.saebench import read_rows
+from sae_lens_bipolar.saebench.results import CSV_FILE
+from sae_lens_bipolar.saebench_card import saebench_section
+from sae_lens_bipolar.staging import BENCHES, RESULTS, StagedSAE, read_optional
 
-_FEW_TOKENS = 100_000_000  # below this, the card calls the training short
 _TAGS = ("sparse-autoencoder", "mechanistic-interpretability", "saelens", "sae-lens-bipolar")
 _VERSIONS = ("sae-lens-bipolar", "sae-lens", "transformer-lens", "transformers", "torch")
+_LINE = 80  # characters of a command on one line
 _WORDS = ("", "One sparse autoencoder", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
 
 
@@ -38,7 +42,7 @@ def write_card(
         license=license,
         base_model=model.hub_id,
         datasets=datasets or None,
-        tags=[*_TAGS, *sorted({_architecture(sae) for sae in saes})],
+        tags=[*_TAGS, *sorted({sae.architecture for sae in saes})],
     )
     text = (
         _templates()
@@ -73,14 +77,13 @@ def _context(
     revision: str,
 ) -> dict[str, Any]:
     rows = _summary_rows(folder, saes)
-    environment = _run_file(folder, saes, "environment.json")
-    config = _run_file(folder, saes, "config.yaml")
+    environment = _run_file(folder, saes, ENVIRONMENT_FILE)
+    config = _run_file(folder, saes, CONFIG_FILE)
     shown = [_row(folder, sae) for sae in saes]
     hooks = list(dict.fromkeys(str(_metadata(sae, "hook_name")) for sae in saes))
     native = next((sae["id"] for sae in shown if sae["needs_package"]), None)
     native_ids = [f"`{sae['id']}`" for sae in shown if sae["needs_package"]]
     any_signed = any(sae["signed"] for sae in shown)
-    bench = _saebench(folder, saes)
     return {
         "title": repo_id.rsplit("/", 1)[-1],
         "repo_id": repo_id,
@@ -90,13 +93,18 @@ def _context(
         "saes": shown,
         "n_saes": _count(len(saes)),
         "hooks": hooks,
-        "hooks_words": "activations at one hook" if len(hooks) == 1 else f"{len(hooks)} hooks",
+        "hooks_words": "one hook" if len(hooks) == 1 else f"{len(hooks)} hooks",
         "widths": sorted({sae.config["d_in"] for sae in saes}),
         "any_signed": any_signed,
+        "bos_left_out": all(
+            _metadata(sae, "exclude_special_tokens") and _metadata(sae, "prepend_bos")
+            for sae in saes
+        ),
         "any_split": any(sae["split_id"] for sae in shown),
         "any_sparsity": any((folder / s.id / "sparsity.safetensors").is_file() for s in saes),
         "sae_lens_version": version("sae-lens"),
         "plain": _loads_anywhere(shown),
+        "package": "sae-lens-bipolar" + "[demo]" * (model.name in BUNDLED),
         "native": native,
         "native_ids": " and ".join(native_ids),
         "n_native": len(native_ids),
@@ -105,9 +113,9 @@ def _context(
         "formulas": _formulas(saes),
         "summary_table": tables.markdown(rows) if rows else "",
         "sinks_table": _sinks_table(rows),
-        "saebench_table": bench,
+        "saebench": _saebench(folder, saes),
         "training": _training(saes, environment, config),
-        "limits": _limits(saes, rows, model, any_signed),
+        "limits": known_limits(saes, rows, model, any_signed),
         "citations": "\n\n".join(CITATIONS[key] for key in _cited(saes)),
     }
 
@@ -125,15 +133,25 @@ def _row(folder: Path, sae: StagedSAE) -> dict[str, Any]:
         "id": sae.id,
         "split_id": sae.split_id,
         "split_architecture": twin.get("architecture"),
-        "architecture": _architecture(sae),
+        "architecture": sae.architecture,
         "d_sae": sae.config["d_sae"],
-        "signed": _architecture(sae) in SIGNED and sae.config.get("two_sided_gate", True),
+        "sparsity": _sparsity(sae),
+        "signed": sae.architecture in SIGNED and sae.config.get("two_sided_gate", True),
         "needs_package": sae.needs_package,
     }
 
 
-def _architecture(sae: StagedSAE) -> str:
-    return str(sae.config["architecture"]).removeprefix(PREFIX)
+def _sparsity(sae: StagedSAE) -> str:
+    """What sets how many latents fire, in words."""
+    trained = _metadata(sae, "training_architecture_details") or {}
+    if k := sae.config.get("k"):
+        return f"k = {k:g}"
+    if k := trained.get("k"):
+        return f"k = {k:g} on average"
+    if target := trained.get("l0_target"):
+        return f"L0 target {target:g}"
+    coefficients = [name for name in ("l1_coefficient", "l0_coefficient") if trained.get(name)]
+    return ", ".join(f"{name} {trained[name]:g}" for name in coefficients) or "–"
 
 
 def _metadata(sae: StagedSAE, key: str) -> Any:
@@ -167,14 +185,28 @@ def _sinks_table(rows: Sequence[dict[str, Any]]) -> str:
     return tables.markdown(rows, tables.WITH_SINKS) if rows else ""
 
 
-def _saebench(folder: Path, saes: Sequence[StagedSAE]) -> str:
+def _saebench(folder: Path, saes: Sequence[StagedSAE]) -> dict[str, Any]:
+    """SAEBench's numbers, and the commands that made them; an empty `table` without any."""
     for place in (folder, folder / saes[0].id.rsplit("/", 1)[0]):
-        file = place / RESULTS / "saebench.csv"
-        if file.is_file():
-            with file.open(encoding="utf-8", newline="") as lines:
-                rows = list(csv.DictReader(lines))
-            return saebench_markdown(rows, {sae.name: sae.id for sae in saes})
-    return ""
+        if (place / CSV_FILE).is_file():
+            runs = sorted((place / BENCHES).iterdir())
+            configs = [read_optional(run / CONFIG_FILE) for run in runs]
+            commands = [read_optional(run / ENVIRONMENT_FILE).get("command") for run in runs]
+            corpus = _metadata(saes[0], "dataset_path")
+            ids = [sae.id for sae in saes]
+            section = saebench_section(read_rows(place / CSV_FILE), ids, configs, corpus)
+            return section | {"command": "\n".join(_wrapped(c) for c in commands if c)}
+    return {"table": ""}
+
+
+def _wrapped(command: str) -> str:
+    """A command line over several lines, broken before options, so that a page shows all of it."""
+    lines = [""]
+    for part in re.split(r" (?=-)", command):
+        if lines[-1] and len(lines[-1]) + len(part) > _LINE:
+            lines.append(" ")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return " \\\n".join(lines)
 
 
 def _datasets(saes: Sequence[StagedSAE]) -> list[str]:
@@ -219,12 +251,14 @@ def _corpus(name: str) -> str:
 def _formulas(saes: Sequence[StagedSAE]) -> list[dict[str, str]]:
     groups: dict[tuple[str, str], list[str]] = {}
     for sae in saes:
-        text = _formula(_architecture(sae)).text
+        text = _formula(sae.architecture).text
         if not sae.config.get("apply_b_dec_to_input", True):
             text = text.replace("(x - b_dec)", "x").replace("x - b_dec - ", "x - ")
+        if not sae.config.get("two_sided_gate", True):
+            text = text.replace("z    = g+ m+ - g- m-", "z    = g+ m+")
         if sae.config.get("rescale_acts_by_decoder_norm"):
-            text += "\n(pre-activations times |W_dec_i| in the selection, latents over it after)"
-        groups.setdefault((_architecture(sae), text), []).append(f"`{sae.id}`")
+            text += f"\n{RESCALED}"
+        groups.setdefault((sae.architecture, text), []).append(f"`{sae.id}`")
     return [
         {**_formula(name)._asdict(), "text": text, "ids": ", ".join(ids)}
         for (name, text), ids in groups.items()
@@ -237,7 +271,7 @@ def _formula(architecture: str) -> Formula:
 
 
 def _cited(saes: Sequence[StagedSAE]) -> list[str]:
-    found = [key for sae in saes for key in _formula(_architecture(sae)).cites]
+    found = [key for sae in saes for key in _formula(sae.architecture).cites]
     return list(dict.fromkeys([*found, "saelens"]))
 
 
@@ -259,50 +293,6 @@ def _training(
         "Data order": "the same for every SAE (shared forward passes)" if len(saes) > 1 else None,
     }
     return {
-        "command": environment.get("command") or "(the command was not recorded)",
+        "command": _wrapped(environment.get("command") or "(the command was not recorded)"),
         "facts": [(key, value) for key, value in facts.items() if value is not None],
     }
-
-
-def _limits(
-    saes: Sequence[StagedSAE],
-    rows: Sequence[dict[str, Any]],
-    model: BaseModel,
-    any_signed: bool,
-) -> list[str]:
-    limits = []
-    tokens = [row["n_train_tokens"] for row in rows if row.get("n_train_tokens")]
-    tokens = tokens or [n for sae in saes if (n := sae.runner.get("training_tokens"))]
-    if tokens and max(tokens) < _FEW_TOKENS:
-        limits.append(
-            f"Trained on {max(tokens):,} tokens, a short training: SAEs to rely on usually see "
-            "100 million and more. Latents of rare features are missing or dead."
-        )
-    limits.append("One seed; the figures carry no error bars.")
-    if rows:
-        limits.append("Measured on held-out documents of the corpus it was trained on, no other.")
-    if "GGUF" in model.revision:
-        limits.append(
-            "The activations are those of the 4-bit weights named above, converted to float32; "
-            "other weights of the same model differ a little."
-        )
-    if any_signed:
-        limits.append(
-            "Tools that assume latents ≥ 0 (many dashboards, several suites of SAEBench) silently "
-            "drop the negative sides of signed latents: give them the split."
-        )
-    splits = [sae for sae in saes if sae.split_id]
-    if splits:
-        limits.append(
-            "A split equals its native form up to rounding, which may decide between two latents "
-            "that compete for one place."
-        )
-    alone = [f"`{sae.id}`" for sae in saes if sae.needs_package and not sae.split_id]
-    if alone:
-        limits.append(f"{', '.join(alone)}: no split is published, so this package is needed.")
-    if any(_architecture(sae) == "sign_aware_gated" for sae in saes):
-        limits.append(
-            "The equations of sign_aware_gated are a reading of the paper's public text, which "
-            "gives the parts but not the formulas."
-        )
-    return limits

@@ -5,6 +5,8 @@ README.md                      the model card
 <id>-split/                    the polarity split, as a stock SAELens SAE, where it is another SAE
 config.yaml, environment.json, metrics.jsonl, results/    the run's own files, without excerpts of
                                its text; below the prefix where `id` gives one
+results/saebench.csv, .md      what `bench` measured, from folders of the run that it wrote, and
+results/saebench/FOLDER/       with which configuration and command
 """
 
 import json
@@ -31,13 +33,16 @@ from sae_lens_bipolar.errors import CheckpointError, ConfigError, DataError, Hub
 from sae_lens_bipolar.files import read_json, write_json, write_text
 from sae_lens_bipolar.polarity import split
 from sae_lens_bipolar.redaction import holds_secret, without_folders
-from sae_lens_bipolar.registration import published_name
+from sae_lens_bipolar.registration import PREFIX, published_name
 from sae_lens_bipolar.reports.fields import load_json, read_file
 from sae_lens_bipolar.runs import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
+from sae_lens_bipolar.saebench.results import CSV_FILE, write_rows
+from sae_lens_bipolar.saebench_card import gather
 from sae_lens_bipolar.training import CHECKPOINTS, PROGRESS
 
 SPLIT = "-split"
 RESULTS = "results"
+BENCHES = f"{RESULTS}/saebench"  # a folder for each that `bench` wrote
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*)*")
 _TEXT = (".json", ".jsonl", ".yaml", ".csv", ".md")
 _PROBES = 64
@@ -54,6 +59,11 @@ class StagedSAE:
     model: BaseModel  # the language model it reads
     config: dict[str, Any]  # its cfg.json, as published
     runner: dict[str, Any]  # its runner_cfg.json, empty if there was none
+
+    @property
+    def architecture(self) -> str:
+        """As this package calls it, without the prefix of published weights."""
+        return str(self.config["architecture"]).removeprefix(PREFIX)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,9 @@ def find_saes(path: Path) -> Source:
     folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
     files = sorted(folder.rglob(SAE_CFG_FILENAME)) if folder != path else []
     files = files or sorted(folder.glob(f"*/{SAE_CFG_FILENAME}"))
+    # What a dry run of one checkpoint wrote below it is no SAE of the run.
+    found = {file.parent for file in files}
+    files = [file for file in files if not found.intersection(file.parent.parents)]
     if files:
         saes = {file.parent.relative_to(folder).as_posix(): file.parent for file in files}
         return Source(saes, path)
@@ -125,16 +138,18 @@ def stage(source: Source, ids: dict[str, str], folder: Path, with_split: bool) -
 
     Raises:
         CheckpointError: if a checkpoint is damaged, or holds NaN or infinite weights.
-        DataError: if a file of the run is damaged; names it.
+        DataError: if a file of the run is damaged, or a benchmark's is of other weights; names it.
         HubError: if a file would publish an access token, or a split is not equal.
     """
     staged = []
     for name, path in tqdm(source.saes.items(), desc="preparing SAEs", unit="SAE"):
         staged.append(_stage_sae(name, path, ids[name], folder, with_split))
+    first, path = next(iter(ids.values())), next(iter(source.saes.values()))
+    target = folder / (first.rsplit("/", 1)[0] if "/" in first and _one_prefix(ids) else "")
     if source.run_dir is not None:
-        first = next(iter(ids.values()))
-        prefix = first.rsplit("/", 1)[0] if "/" in first and _one_prefix(ids) else ""
-        _stage_results(source.run_dir, folder / prefix)
+        _stage_results(source.run_dir, target)
+    saes = {ids[name]: path for name, path in source.saes.items()}
+    _stage_benches(source.run_dir or path, saes, target)
     _refuse_secrets(folder)
     return staged
 
@@ -230,9 +245,20 @@ def _stage_results(run_dir: Path, folder: Path) -> None:
             _copy_text(run_dir / name, folder / name)
     for file in sorted((run_dir / RESULTS).rglob("*")):
         inside = file.relative_to(run_dir)
-        # Latents come with excerpts of the corpus, which is not ours to pass on.
-        if file.suffix in (".json", ".csv") and "latents" not in inside.parts:
+        # Latents come with excerpts of the corpus, which is not ours to pass on. Benchmarks are
+        # gathered from what `bench` wrote, which says of which weights they are.
+        is_ours = "latents" not in inside.parts and inside != CSV_FILE
+        if file.suffix in (".json", ".csv") and is_ours:
             _copy_text(file, folder / inside)
+
+
+def _stage_benches(run_dir: Path, saes: dict[str, Path], folder: Path) -> None:
+    found = gather(run_dir, saes)
+    for name in found:
+        for file in (CONFIG_FILE, ENVIRONMENT_FILE):
+            _copy_text(run_dir / name / file, folder / BENCHES / name / file)
+    if found:
+        write_rows(folder, [row for rows in found.values() for row in rows])
 
 
 def _copy_text(file: Path, target: Path) -> None:

@@ -10,6 +10,9 @@ from architecture_list import ARCHITECTURE_LIST
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import save_file
 
+from sae_lens_bipolar.saebench import BenchConfig
+from sae_lens_bipolar.saebench.sources import find_saes
+
 D_IN, D_SAE = 8, 24
 SIGNED = ("abstopk", "bi_jumprelu", "bi_topk", "sign_aware_gated", "unrolled_abstopk")
 NAMES = (*SIGNED, "gated", "topk")
@@ -78,10 +81,40 @@ def _summary_row(name: str, i: int) -> dict[str, Any]:
     }
 
 
-SAEBENCH_CSV = """sae,architecture,model,hook,suite,protocol,metric,budget,value,seed
-topk,topk,m,h,tpp,signed,tpp_total,20,0.25,0
-topk,topk,m,h,tpp,split,tpp_total,20,0.25,0
-abstopk,abstopk,m,h,tpp,signed,tpp_total,20,0.125,0
-abstopk,abstopk,m,h,tpp,split,tpp_total,20,0.5,0
-abstopk,abstopk,m,h,unlearning,split,score,,,0
-"""
+Metric = tuple[str, int | None, float]
+BENCH_COMMAND = (
+    "sae-lens-bipolar bench /home/ada/runs/x --scale small --output /home/ada/runs/x/bench"
+)
+
+
+def write_bench(
+    output: Path,
+    checkpoint: Path,
+    suite: str,
+    protocols: Sequence[str],
+    metrics: Sequence[Metric],
+    seed: int = 42,
+    **config: Any,
+) -> Path:
+    """What `bench` leaves of one finished suite on one SAE, and return its record's path.
+
+    `protocols`: under which its numbers are reported; more than one for a non-negative SAE.
+    """
+    source = find_saes([checkpoint])[0]
+    shared = {"sae": source.name, "architecture": source.name, "model": "m", "hook": "h"}
+    run = output / "saebench" / suite / protocols[0] / source.name
+    run.mkdir(parents=True)
+    record = {
+        **shared,
+        "suite": suite,
+        "protocols": list(protocols),
+        "seed": seed,
+        "identity": {"SAE": source.digest},
+        "metrics": [list(metric) for metric in metrics],
+    }
+    (run / "run.json").write_text(json.dumps(record))
+    plain = {name: value for name, value in vars(BenchConfig()).items() if name != "suites"}
+    text = json.dumps(plain | config)  # JSON is YAML
+    (output / "config.yaml").write_text(text)
+    (output / "environment.json").write_text(json.dumps({"command": BENCH_COMMAND}))
+    return run / "run.json"

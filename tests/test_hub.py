@@ -206,6 +206,12 @@ def test_a_checkpoint_of_a_run_takes_its_figures_along_and_a_branch_starts_empty
     assert hub.repository(REPO).history("v2")[0].title == "Second"
 
 
+def test_what_a_dry_run_of_a_checkpoint_wrote_is_no_sae_of_the_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ("abstopk", "topk"))
+    publish(run / "checkpoints/abstopk", CONFIG, dry_run=True)
+    assert publish(run, CONFIG, dry_run=True).ids == ("abstopk", "abstopk-split", "topk")
+
+
 def test_a_run_with_a_prefix(hub: HubServer, small_run: Path) -> None:
     done = publish(small_run, PublishConfig(REPO, license="mit", id="layer12", private=True))
     assert done.ids == (

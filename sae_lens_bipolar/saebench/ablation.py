@@ -79,14 +79,7 @@ def _run(job: Job, perform_scr: bool, doubled: bool) -> None:
     pairs = host.column1_vals_lookup
     host.column1_vals_lookup = {name: pairs[name][: config.scr_pairs] for name in pairs}
     with _host(config):
-        main.run_eval(
-            host,
-            [(job.name, job.sae)],  # pyright: ignore[reportArgumentType]
-            config.device,
-            str(job.results),
-            force_rerun=True,
-            artifacts_path=str(job.cache),
-        )
+        job.evaluate(main.run_eval, host, artifacts_path=str(job.cache))
 
 
 @contextmanager

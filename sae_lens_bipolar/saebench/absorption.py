@@ -66,13 +66,7 @@ def run(job: Job) -> None:
         min_feats_for_eval=config.absorption_min_letters,
     )
     with _host(job, words):
-        main.run_eval(
-            host,
-            [(job.name, job.sae)],  # pyright: ignore[reportArgumentType]
-            job.config.device,
-            str(job.results),
-            force_rerun=True,
-        )
+        job.evaluate(main.run_eval, host)
     if not list(job.results.glob("*.json")):
         raise BenchError(_too_few_letters(job, host))
 

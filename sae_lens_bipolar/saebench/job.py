@@ -1,5 +1,6 @@
 """One run of one suite on one SAE, and the folders it may write to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,8 @@ class Job:
     def results(self) -> Path:
         """Where SAEBench writes its JSON."""
         return self.folder / "results"
+
+    def evaluate(self, run_eval: Callable[..., Any], host: Any, **options: Any) -> None:
+        """A suite's `run_eval` on this SAE alone, under the host's own configuration."""
+        saes = [(self.name, self.sae)]
+        run_eval(host, saes, self.config.device, str(self.results), force_rerun=True, **options)

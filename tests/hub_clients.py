@@ -19,8 +19,15 @@ from typing import Any
 
 import huggingface_hub
 from hub_server import HubServer
-from huggingface_hub import hf_api
-from huggingface_hub.utils import _http
+from huggingface_hub import hf_api, utils
+from huggingface_hub.utils import _http, get_session
+from transformers.utils import hub as transformers_hub
+
+# The HTTP library of this huggingface_hub: httpx2 from 2.0 on, httpx from 1.0 on, requests before.
+http = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+NetworkError: type[Exception] = getattr(http, "TransportError", None) or http.RequestException
+Timeout: type[Exception] = getattr(http, "TimeoutException", None) or http.Timeout
+close_session = getattr(huggingface_hub, "close_session", None) or utils.reset_sessions
 
 _CLIENTS = ("huggingface_hub", "datasets", "transformers", "sae_lens", "sae_lens_bipolar")
 _READ_ONCE = ("huggingface_hub.constants", "datasets.config")
@@ -69,7 +76,7 @@ def clients_at(
     """Within the context, this process's Hub is `hub` and its caches lie under `home`."""
     before = dict(os.environ)
     modules = [importlib.import_module(name) for name in _READ_ONCE]  # with the old environment
-    origins = _http._HUB_ORIGINS
+    origins = getattr(_http, "_HUB_ORIGINS", None)  # of clients that compare a token's receiver
     changed: dict[str, tuple[Any, Any]] = {}
     undo: list[tuple[ModuleType, str, Any]] = []
     try:
@@ -81,7 +88,11 @@ def clients_at(
                 if name in fresh and _differs(value, fresh[name]):
                     changed[name] = value, fresh[name]
             undo += _replace(changed)
-        _http._HUB_ORIGINS = origins | {_http._url_origin(hub.endpoint)}
+        if hasattr(transformers_hub, "_is_offline_mode"):  # transformers 4 reads it once as well
+            undo.append((transformers_hub, "_is_offline_mode", transformers_hub._is_offline_mode))
+            transformers_hub._is_offline_mode = False
+        if origins is not None:
+            _http._HUB_ORIGINS = origins | {_http._url_origin(hub.endpoint)}
         _forget_clients(hub.endpoint)
         yield
     finally:
@@ -91,7 +102,8 @@ def clients_at(
             setattr(module, name, value)
         # Modules first imported inside the context copied the new values.
         _replace({name: (new, old) for name, (old, new) in changed.items()})
-        _http._HUB_ORIGINS = origins
+        if origins is not None:
+            _http._HUB_ORIGINS = origins
         _forget_clients(modules[0].ENDPOINT)
 
 
@@ -129,5 +141,5 @@ def _replace(changed: dict[str, tuple[Any, Any]]) -> list[tuple[ModuleType, str,
 def _forget_clients(endpoint: str) -> None:
     """Drop what the clients keep between calls: session, file systems, the shared HfApi's host."""
     hf_api.api.endpoint = endpoint
-    huggingface_hub.close_session()
+    close_session()
     huggingface_hub.HfFileSystem.clear_instance_cache()

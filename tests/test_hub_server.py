@@ -9,10 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import datasets
-import httpx2
 import huggingface_hub
 import pytest
-from hub_clients import client_environment, clients_at
+from hub_clients import NetworkError, Timeout, client_environment, clients_at
 from hub_repositories import make_blob
 from hub_server import HubServer
 from huggingface_hub import (
@@ -194,12 +193,18 @@ def test_commits_are_all_or_nothing(hub: HubServer, api: HfApi) -> None:
     assert not api.repo_exists("ada/tiny")
 
 
+@pytest.mark.skipif(
+    huggingface_hub.__version__.startswith("0."), reason="its validate() asks the real Hub only"
+)
 def test_cards_are_judged(api: HfApi) -> None:
     ModelCard("---\nlicense: apache-2.0\nbase_model: openai/gpt2\ntags: [sae]\n---\nx").validate()
     with pytest.raises(ValueError, match='"license" must be one of'):
         ModelCard("---\nlicense: my-own\n---\nx").validate()
     with pytest.raises(ValueError, match="base_model"):
         ModelCard("---\nbase_model: not/a/repo\n---\nx").validate()
+
+
+def test_an_uploaded_card_is_judged(api: HfApi) -> None:
     with pytest.raises(ValueError, match="license"):
         api.upload_file(
             path_or_fileobj=b"---\nlicense: my-own\n---\n",
@@ -238,9 +243,8 @@ def test_a_fault_shows_once_and_a_second_try_completes(
     hub: HubServer, api: HfApi, kind: str, pattern: str, more: dict[str, float]
 ) -> None:
     fault = hub.inject(kind, pattern, **more)  # pyright: ignore[reportArgumentType]
-    with suppress(
-        OSError, HfHubHTTPError, httpx2.TransportError
-    ):  # some faults the client itself tries again
+    # Some faults the client itself tries again.
+    with suppress(OSError, HfHubHTTPError, NetworkError):
         hf_hub_download("ada/tiny", "sub/deep/model.safetensors")
     path = hf_hub_download("ada/tiny", "sub/deep/model.safetensors")
     assert Path(path).read_bytes() == WEIGHTS
@@ -287,7 +291,7 @@ def test_an_injected_refusal_ends_an_upload_without_a_trace(
 def test_a_lost_answer_leaves_its_commit(hub: HubServer, api: HfApi) -> None:
     hub.inject("lost", "POST .*/commit/")
     operation = CommitOperationAdd("new.txt", b"x")
-    with pytest.raises(httpx2.TransportError, match=r"(?i)disconnected|reset|closed"):
+    with pytest.raises(NetworkError, match=r"(?i)disconnected|reset|closed"):
         api.create_commit("ada/tiny", [operation], commit_message="lost")
     assert hub.repository("ada/tiny").at().files["new.txt"].data == b"x"
 
@@ -350,7 +354,7 @@ def test_closing_does_not_wait_for_a_timeout(tmp_path: Path) -> None:
         server.inject("timeout", "whoami", seconds=60.0)
         with (
             clients_at(server, tmp_path, token=ADA, timeout_seconds=1),
-            pytest.raises(httpx2.TimeoutException),
+            pytest.raises(Timeout),
         ):
             huggingface_hub.get_session().get(f"{server.endpoint}/api/whoami-v2", timeout=0.5)
         began = time.monotonic()

@@ -14,6 +14,7 @@ from typing import ClassVar
 import huggingface_hub
 import pytest
 import torch
+from hub_clients import close_session
 from tiny_models import TINY_ARCHITECTURES, save_tiny_model
 from transformer_lens import HookedTransformer
 from transformer_lens import loading_from_pretrained as host
@@ -30,7 +31,7 @@ from sae_lens_bipolar.models import (
 
 
 def assert_same_logits(directory: Path, model: HookedTransformer, length: int = 96) -> None:
-    hf_model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    hf_model = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(hf_model.config.vocab_size, (2, length), generator=generator)
     with torch.no_grad():
@@ -58,13 +59,13 @@ def test_logits_equal_transformers(architecture: str, tiny_model_dirs: dict[str,
     ("architecture", "changes"),
     [
         ("gpt2", {"n_inner": 48}),
-        ("gpt_neox", {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.5}}),
+        ("gpt_neox", {"rotary_emb_base": 500, "rotary_pct": 0.5}),
         ("gpt_neox", {"use_parallel_residual": False}),
         ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
         ("gemma2", {"num_key_value_heads": 4, "num_hidden_layers": 3}),
         ("qwen3", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
         ("llama", {"head_dim": 16, "tie_word_embeddings": True}),
-        ("llama", {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}),
+        ("llama", {"rope_theta": 500000.0}),
         ("smollm3", {"num_key_value_heads": 4}),
         ("smollm3", {"tie_word_embeddings": False, "no_rope_layers": [0, 1, 1, 0]}),
     ],
@@ -128,7 +129,7 @@ def test_host_still_reads_gemma_2_and_smollm3_by_name(tiny_model_dirs: dict[str,
 
 
 def test_host_still_assumes_sizes(tiny_model_dirs: dict[str, Path], tmp_path: Path) -> None:
-    changed = save_tiny_model(tmp_path / "neox", "gpt_neox", rope_parameters={"rope_theta": 500.0})
+    changed = save_tiny_model(tmp_path / "neox", "gpt_neox", rotary_emb_base=500)
     assert "rotary_base" not in host.convert_hf_model_config(str(changed))
     assert host.convert_hf_model_config(str(tiny_model_dirs["qwen3"]))["n_ctx"] == 2048
     with pytest.raises(AttributeError, match="n_ctx"):
@@ -139,8 +140,8 @@ def test_host_is_restored(tiny_model_dirs: dict[str, Path], tmp_path: Path) -> N
     names = ("get_official_model_name", "convert_hf_model_config", "AutoConfig")
     before = [getattr(host, name) for name in names]
     load_model(tiny_model_dirs["gemma2"])
-    scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
-    broken = save_tiny_model(tmp_path / "scaled", "llama", rope_parameters=scaled)
+    scaled = {"rope_type": "linear", "factor": 4.0}
+    broken = save_tiny_model(tmp_path / "scaled", "llama", rope_scaling=scaled)
     with pytest.raises(ModelError):
         load_model(broken)
     assert [getattr(host, name) for name in names] == before
@@ -151,8 +152,8 @@ def test_host_is_restored(tiny_model_dirs: dict[str, Path], tmp_path: Path) -> N
 
 def test_a_conversion_that_disagrees_is_refused(tmp_path: Path) -> None:
     # TransformerLens ignores linear rope scaling: the numbers would look plausible and be wrong.
-    scaled = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
-    directory = save_tiny_model(tmp_path / "scaled", "llama", rope_parameters=scaled)
+    scaled = {"rope_type": "linear", "factor": 4.0}
+    directory = save_tiny_model(tmp_path / "scaled", "llama", rope_scaling=scaled)
     with pytest.raises(ModelError, match="does not compute what this LlamaForCausalLM"):
         load_model(directory)
 
@@ -249,17 +250,17 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(
-        huggingface_hub.constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+    template = (
+        f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     )
+    for module in (huggingface_hub.constants, huggingface_hub.file_download):  # 0.x: a copy
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    huggingface_hub.utils.close_session()
+    close_session()
     yield "hub"
     server.shutdown()
     server.server_close()
-    huggingface_hub.utils.close_session()
+    close_session()
 
 
 @pytest.mark.parametrize(

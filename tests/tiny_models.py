@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Config,
     SmolLM3Config,
 )
-from transformers import PreTrainedConfig as Config
+from transformers import PretrainedConfig as Config
 
 VOCABULARY = 384
 CONTEXT = 128

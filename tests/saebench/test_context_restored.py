@@ -12,6 +12,8 @@ import pytest
 import torch
 from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
 from hub_server import HubServer
+
+pytest.importorskip("sae_bench")
 from sae_bench.evals.ravel.instance import RAVELInstance
 from sae_bench.evals.ravel.mdbm import MDBM
 from sae_lens.saes.abstopk_sae import AbsTopKSAE

@@ -8,7 +8,7 @@ EXTRAS ?= dev
 # One process a core; torch's own threads would only fight over them.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test test-slow lint format typecheck clean install
+.PHONY: demo test test-slow test-matrix lint format typecheck clean install
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Under the oldest and newest hosts, each in its own environment; `ROWS="oldest"` runs that one alone.
+test-matrix:
+	$(PYTHON) tests/matrix/run_matrix.py --workers $(TEST_WORKERS) $(ROWS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

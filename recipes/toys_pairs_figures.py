@@ -52,7 +52,7 @@ def geometry(rows: Sequence[Row]) -> Plot:
     """True and learnt directions in the plane, of every seed, a panel a contestant."""
     names = contestants_in(rows)
     with drawing.style():
-        figure, panels = drawing.panels(1, len(names), 2.5 * len(names), 3.2)
+        figure, panels = drawing.panels(1, len(names), 2.5 * len(names), 3.7)
         data: list[tuple[Any, ...]] = []
         for axes, name in zip(panels, names, strict=True):
             mine = select(rows, contestant=name)
@@ -120,6 +120,7 @@ def histogram(rows: Sequence[Row]) -> Plot:
                 color=look(name)["color"],
             )
             axes.axvline(0, color=drawing.GREY, linewidth=0.8)
+            axes.set_yscale("log")  # a top-k latent fires near 0 more often than anywhere else
             smallest = values["smallest"]
             gap = "" if smallest is None else f"\nsmallest |z| {smallest:.2f}"
             axes.set_title(f"{CONTESTANTS[name].label}, latent {values['latent']}{gap}")

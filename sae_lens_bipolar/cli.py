@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(sae_lens|transformer_lens|transformers)\.")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "sae_lens", "transformers", "datasets"):
+    # httpx2 (huggingface_hub >= 2) would print signed addresses; `fetch.say` prints what it logs.
+    quiet = ("httpx", "httpx2", "sae_lens", "sae_lens_bipolar.fetch", "transformers", "datasets")
+    for noisy in quiet:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
@@ -71,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
 
     publish = commands.add_parser(
-        "publish", help="upload the SAEs of a run, or one, to the Hugging Face Hub, with a card"
+        "publish",
+        help="upload the SAEs of a run, or one, to the Hugging Face Hub, with a card",
+        description="SAEBench's numbers go along where `bench` wrote them into a folder of the "
+        "same directory: sae-lens-bipolar bench RUN --output RUN/bench",
     )
     _add_publish_options(publish)
     publish.set_defaults(run=_publish)

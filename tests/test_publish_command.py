@@ -76,3 +76,4 @@ def test_a_wrong_token_ends_with_2_and_no_traceback(run_dir: Path, tmp_path: Pat
     assert "hf auth login" in done.stderr
     assert "Traceback" not in done.stderr
     assert "wrongwrong" not in done.stdout + done.stderr
+    assert "HTTP Request" not in done.stderr  # addresses can be signed

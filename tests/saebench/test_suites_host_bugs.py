@@ -62,7 +62,7 @@ def test_absorption_says_nothing_when_there_are_too_few_letters() -> None:
     assert "raise" not in after.split("run_feature_absortion_experiment")[0]
 
 
-@pytest.mark.skipif(version("beartype").startswith("0.14."), reason="does not check it")
+@pytest.mark.skipif(version("beartype").startswith("0.14."), reason="does not check dimensions")
 def test_the_sklearn_probe_inherits_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
     acts = {name: torch.randn(8, 6) for name in ("a", "b")}
     tests = {name: torch.randn(5, 6) for name in ("a", "b")}

@@ -30,6 +30,7 @@ from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 
 PARAMS_FILE = "cell.json"
 ERROR_FILE = "error.txt"
+_SHOWN = 10  # cells named where many are still to run
 
 
 class CellError(BipolarError):
@@ -117,7 +118,8 @@ def run_cells(
         )
     missing = [cell.name for cell in cells if not (root / cell.name / result).exists()]
     if missing:
-        tqdm.write(f"{len(missing)} of {len(cells)} cells are still to run: {', '.join(missing)}")
+        shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        tqdm.write(f"{len(missing)} of {len(cells)} cells are still to run: {shown}")
     return not missing
 
 

@@ -18,7 +18,7 @@ import toys_anomalies
 import toys_pairs
 import toys_pairs_figures
 import toys_polarity_dial
-from cells import Cell, read_scale, recipe_arguments, run_cells
+from cells import Cell, read_scale, recipe_arguments, run_recipe
 from claims import claims_table, read_claims, write_claims
 from toys_cell import ToyCell
 from toys_claims import toy_claims
@@ -27,7 +27,6 @@ from toys_training import Training
 from sae_lens_bipolar.errors import ConfigError, did_you_mean
 from sae_lens_bipolar.files import read_json, write_json
 from sae_lens_bipolar.reports.figures import save
-from sae_lens_bipolar.runs import command_line, require_same_run, start_run
 
 CONFIG = Path(__file__).parent / "configs" / "sagsae_toys.yaml"
 RESULT = "result.json"
@@ -46,7 +45,7 @@ class ToysConfig:
     n_eval: int  # held-out tokens of a cell
 
     def cells(self, protocol: str) -> list[Cell]:
-        """The cells of one protocol, as `run_cells` takes them."""
+        """The cells of one protocol, as `cells.run_cells` takes them."""
         planned = getattr(self, protocol).cells(self.seeds, self.training, self.n_eval)
         return [Cell(cell.name, asdict(cell)) for cell in planned]
 
@@ -135,16 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = read_scale(given.config, given.scale)
     config = read_config(settings)
     resolved = {"recipe": "sagsae_toys", "scale": given.scale, **asdict(config)}
-    require_same_run(given.output, resolved)
-    start_run(given.output, resolved, command_line())
     planned = {protocol: config.cells(protocol) for protocol in given.protocols}
-    run_cells(
-        [cell for cells in planned.values() for cell in cells],
-        run_cell,
-        given.output,
-        given.cluster,
-        result=RESULT,
-    )
+    cells = [cell for some in planned.values() for cell in some]
+    if not run_recipe(given, resolved, cells, run_cell, result=RESULT):
+        return
     for protocol, cells in planned.items():
         collect(given.output, cells, protocol)
     draw(given.output)

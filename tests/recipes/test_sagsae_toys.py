@@ -88,6 +88,17 @@ def test_finished_cells_are_kept(recipe: ModuleType, run: Path) -> None:
     assert [cell for cell in cells if again[cell] != stamps[cell]] == [cells[0]]
 
 
+def test_in_parts(recipe: ModuleType, tmp_path: Path) -> None:
+    part = ["--scale", "smoke", "--output", str(tmp_path), "--protocols", "pairs", "--cells"]
+    recipe.main([*part, "*sa_gsae_seed=0"])
+    done = list((tmp_path / "cells").glob("*/result.json"))
+    assert done
+    assert not (tmp_path / "results").exists()  # a protocol is judged when it is complete
+    recipe.main([*part, "*"])
+    rows = read_json(tmp_path / "results" / "pairs.json")
+    assert len(rows) == len(list((tmp_path / "cells").glob("*/result.json"))) > len(done)
+
+
 @pytest.mark.slow
 def test_a_local_cluster_gives_the_same_files(
     recipe: ModuleType, run: Path, tmp_path: Path

@@ -43,4 +43,4 @@ typecheck: $(STAMP)
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .matrix build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

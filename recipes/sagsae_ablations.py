@@ -61,6 +61,7 @@ class AblationsConfig:
     hookpoints: list[str] = field(default_factory=lambda: ["resid_post"])
     variants: list[str] = field(default_factory=lambda: list(VARIANTS))  # labels of VARIANTS
     l1_start: float = 1.0  # lambda at the start; the L0 controller goes on from there
+    l0_control: dict[str, float] = field(default_factory=dict)  # l0_rate, l0_damping; else defaults
     sweep: dict[str, Any] = field(default_factory=dict)  # fields of SweepConfig, for all cells
     num_cpus: int = 1  # cores a cell takes
     num_gpus: float = 0  # GPUs a cell takes
@@ -87,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def make_cells(config: AblationsConfig) -> list[Cell]:
     """One cell a model, hookpoint and seed."""
-    shared = {key: getattr(config, key) for key in ("variants", "width", "l0_target")}
-    shared["l1_start"] = config.l1_start
+    names = ("variants", "width", "l0_target", "l1_start", "l0_control")
+    shared = {key: getattr(config, key) for key in names}
     return [
         Cell(
             f"{Path(str(model['model'])).name}.layer{model['layer']}.{hookpoint}.seed{seed}",
@@ -125,6 +126,7 @@ def make_sae(params: Mapping[str, Any], label: str) -> SweepSAE:
         "threshold_init_l0": params["l0_target"],
         "b_dec_init": "mean",
         "l1_coefficient": params["l1_start"],
+        **params["l0_control"],
         **changes,
     }
     return SweepSAE(

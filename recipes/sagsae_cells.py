@@ -67,6 +67,7 @@ class CellsConfig:
     kinds: list[str] = field(default_factory=lambda: list(KINDS))  # SAEs of the first seed
     repeated: list[str] = field(default_factory=lambda: list(KINDS))  # SAEs of the other seeds
     shared_hooks: bool = True  # a cell trains all hookpoints; False: one, where memory is short
+    l0_control: dict[str, float] = field(default_factory=dict)  # l0_rate, l0_damping; else defaults
     sweep: dict[str, Any] = field(default_factory=dict)  # fields of SweepConfig, for all cells
     num_cpus: int = 1  # cores a cell takes
     num_gpus: float = 0  # GPUs a cell takes
@@ -113,6 +114,7 @@ def make_cells(config: CellsConfig) -> list[Cell]:
                     "width": config.width,
                     "l0_targets": config.l0_targets,
                     "l1_start": config.l1_start,
+                    "l0_control": config.l0_control,
                 }
                 cells.append(Cell(name, params))
     return cells
@@ -138,7 +140,7 @@ def make_sae(params: Mapping[str, Any], hookpoint: str, label: str, l0: int) -> 
     }
     if kind.steered:
         fields |= {"l0_target": l0, "threshold_init_l0": l0, "b_dec_init": "mean"}
-        fields["l1_coefficient"] = params["l1_start"]
+        fields |= {"l1_coefficient": params["l1_start"], **params["l0_control"]}
     else:
         fields |= {"k": l0}
     return SweepSAE(

@@ -13,6 +13,7 @@ from toys_world import GroundTruth
 
 import sae_lens_bipolar  # noqa: F401  (registers the architectures)
 from sae_lens_bipolar.architectures.checks import require_choice, require_number
+from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE
 from sae_lens_bipolar.polarity import inference_form
 
 GATED = ("sign_aware_gated", "gated_l0")
@@ -54,6 +55,8 @@ class Training:
     warm_up_steps: int = 20
     decay_share: float = 0.3
     l1_coefficient: float = 1.0  # where the L0 controller starts
+    l0_rate: float = L0_RATE  # of the L0 controller
+    l0_damping: float = L0_DAMPING  # likewise
     start_l0: float = 2.0  # first thresholds of gated SAEs, as a multiple of the target L0
     dead_feature_window: int = 100  # steps without firing after which a latent counts as dead
 
@@ -77,6 +80,8 @@ def sae_config(
             "threshold_init_l0": min(training.start_l0 * l0, d_sae / 2),
             "b_dec_init": "mean",
             "l1_coefficient": training.l1_coefficient,
+            "l0_rate": training.l0_rate,
+            "l0_damping": training.l0_damping,
         }
     if contestant.architecture == "sign_aware_gated":
         options["symmetry"] = contestant.symmetry

@@ -19,7 +19,7 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities
 from sae_lens_bipolar.architectures.checks import check_fields
 from sae_lens_bipolar.architectures.gated_step import GatedStep
-from sae_lens_bipolar.architectures.l0_control import check_l0_options
+from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE, check_l0_options
 from sae_lens_bipolar.sparse import Projection
 
 
@@ -29,12 +29,16 @@ class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
 
     Args:
         l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
+        l0_rate, l0_damping: how fast lambda follows a lasting excess of L0, and how strongly the
+            present one; see `L0Controller`.
         threshold_init_l0: from the first batch, set `b_gate` so that this many latents fire.
         b_dec_init: "zeros", or "mean": the mean of the first batch.
         decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
     """
 
     l0_target: float | None = None
+    l0_rate: float = L0_RATE
+    l0_damping: float = L0_DAMPING
     threshold_init_l0: float | None = None
     b_dec_init: Literal["zeros", "mean"] = "zeros"
     decoder_init_norm: float | None = 1.0

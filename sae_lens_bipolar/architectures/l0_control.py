@@ -3,6 +3,7 @@
 Both gated families use it, so that they are compared at the L0 they were asked for.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,11 @@ from sae_lens_bipolar.architectures.checks import (
     require_number,
 )
 from sae_lens_bipolar.errors import ConfigError
+
+# Defaults of `l0_rate` and `l0_damping`: from learning rates of 1e-4 to 1e-2 L0 settles without
+# swinging on.
+L0_RATE = 0.02
+L0_DAMPING = 2.0
 
 
 def check_l0_options(cfg: Any) -> None:
@@ -35,6 +41,8 @@ def check_l0_options(cfg: Any) -> None:
                 raise ConfigError(
                     f"{name}={value!r} is not allowed: it must be at most d_sae ({cfg.d_sae})"
                 )
+    require_number(cfg.l0_rate, "l0_rate", 0, maximum=0.5)
+    require_number(cfg.l0_damping, "l0_damping", 0, maximum=10)
     if cfg.l0_target is not None and cfg.l1_warm_up_steps > 0:
         raise ConfigError(
             f"l1_warm_up_steps is {cfg.l1_warm_up_steps} beside l0_target={cfg.l0_target}: "
@@ -65,28 +73,49 @@ def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
 
 
 class L0Controller(nn.Module):
-    """Multiplies lambda each step so that the running mean L0 meets a target.
+    """Steers lambda so that the running mean L0 meets a target.
 
         mean_l0    <- 0.9 mean_l0 + 0.1 L0(batch)
-        multiplier <- multiplier (1 + 0.05 clip((mean_l0 - target) / target, -1, 1))
+        excess      = clip((mean_l0 - target) / target, -1, 1)
+        multiplier <- clip(multiplier (1 + rate excess), 1e-4, 1e4)
+        lambda      = l1_coefficient multiplier exp(damping excess)
 
-    Its numbers are buffers, so they are in every training checkpoint and resume with it.
-    Without a target the multiplier stays 1.
+    L0 drifts for as long as lambda is off, so the product alone overshoots and goes on swinging;
+    the exponential acts at once and damps it. Its numbers are buffers, so they are in every
+    training checkpoint and resume with it. Without a target the factor stays 1.
+
+    Args:
+        target: latents per token; None for no control.
+        rate: how fast lambda follows a lasting excess, per step.
+        damping: how strongly it answers the present one; 0 leaves the product alone.
+        device: of its numbers.
     """
 
-    RATE = 0.05
     DECAY = 0.9
+    BOUNDS = (1e-4, 1e4)  # where L0 does not answer, lambda would grow without end
 
     multiplier: torch.Tensor
     mean_l0: torch.Tensor
     has_seen_data: torch.Tensor
 
-    def __init__(self, target: float | None, device: torch.device | None = None):
+    def __init__(
+        self,
+        target: float | None,
+        rate: float = L0_RATE,
+        damping: float = L0_DAMPING,
+        device: torch.device | None = None,
+    ):
         super().__init__()
-        self.target = target
+        self.target, self.rate, self.damping = target, rate, damping
         self.register_buffer("multiplier", torch.ones((), device=device))
         self.register_buffer("mean_l0", torch.zeros((), device=device))
         self.register_buffer("has_seen_data", torch.zeros((), device=device))
+
+    def factor(self) -> float:
+        """What `l1_coefficient` is multiplied by in the next step."""
+        if self.target is None or not self.has_seen_data:
+            return self.multiplier.item()
+        return self.multiplier.item() * math.exp(self.damping * self._excess(self.target).item())
 
     @torch.no_grad()
     def update(self, latents: torch.Tensor) -> None:
@@ -96,8 +125,10 @@ class L0Controller(nn.Module):
         self.mean_l0.mul_(decay).add_((1 - decay) * l0)
         self.has_seen_data.fill_(1.0)
         if self.target is not None:
-            excess = ((self.mean_l0 - self.target) / self.target).clamp(-1, 1)
-            self.multiplier.mul_(1 + self.RATE * excess)
+            self.multiplier.mul_(1 + self.rate * self._excess(self.target)).clamp_(*self.BOUNDS)
+
+    def _excess(self, target: float) -> torch.Tensor:
+        return ((self.mean_l0 - target) / target).clamp(-1, 1)
 
     @override
     def _apply(self, *args: Any, **kwargs: Any) -> "L0Controller":
@@ -110,14 +141,16 @@ class L0Controller(nn.Module):
 class MeetsL0Target(TrainingSAE[Any]):
     """Mixin of the gated training SAEs: start from the first batch, then steer lambda.
 
-    Reads `l0_target`, `threshold_init_l0`, `b_dec_init`, `l1_coefficient`, `l1_warm_up_steps` of
-    the configuration. Subclasses say what a gate sees (`gate_scores`) and where its threshold is
-    kept (`set_thresholds`).
+    Reads `l0_target`, `l0_rate`, `l0_damping`, `threshold_init_l0`, `b_dec_init`, `l1_coefficient`
+    and `l1_warm_up_steps` of the configuration. Subclasses say what a gate sees (`gate_scores`)
+    and where its threshold is kept (`set_thresholds`).
     """
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
-        self.l0_controller = L0Controller(cfg.l0_target, device=self.device)
+        self.l0_controller = L0Controller(
+            cfg.l0_target, cfg.l0_rate, cfg.l0_damping, device=self.device
+        )
 
     def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
         """What is compared with the thresholds, `[batch, d_sae]`, of inputs `[batch, d_in]`."""
@@ -132,8 +165,7 @@ class MeetsL0Target(TrainingSAE[Any]):
         require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
         if not self.l0_controller.has_seen_data:
             self._start_from(step_input.sae_in)
-        multiplier = self.l0_controller.multiplier.item()
-        l1_coefficient = step_input.coefficients["l1"] * multiplier
+        l1_coefficient = step_input.coefficients["l1"] * self.l0_controller.factor()
         coefficients = {**step_input.coefficients, "l1": l1_coefficient}
         output = super().training_forward_pass(replace(step_input, coefficients=coefficients))
         self.l0_controller.update(output.feature_acts)

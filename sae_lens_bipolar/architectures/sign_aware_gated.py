@@ -39,7 +39,7 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.checks import check_fields, require_choice, require_number
 from sae_lens_bipolar.architectures.gated_step import GatedStep
-from sae_lens_bipolar.architectures.l0_control import check_l0_options
+from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE, check_l0_options
 from sae_lens_bipolar.errors import ConfigError
 
 Symmetry = Literal["full", "gain", "none"]
@@ -153,6 +153,8 @@ class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
         l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
         l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
         l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
+        l0_rate, l0_damping: how fast lambda follows a lasting excess of L0, and how strongly the
+            present one; see `L0Controller`.
         aux_coefficient: weight c of the auxiliary reconstruction; 0 removes it (ablation).
         detach_aux_decoder: stop the auxiliary gradient at W_dec and b_dec.
         detach_l1_decoder: stop the gradient of the sparsity term at the norms of W_dec.
@@ -170,6 +172,8 @@ class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
     l1_coefficient: float = 1.0
     l1_warm_up_steps: int = 0
     l0_target: float | None = None
+    l0_rate: float = L0_RATE
+    l0_damping: float = L0_DAMPING
     aux_coefficient: float = 1.0
     detach_aux_decoder: bool = True
     detach_l1_decoder: bool = True

@@ -1,11 +1,13 @@
-"""Thresholds from the first batch let exactly the wanted share fire, and none is on the edge."""
+"""Thresholds from the first batch let exactly the wanted share fire; lambda settles L0 there."""
+
+import math
 
 import pytest
 import torch
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput
 
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAE, GatedL0TrainingSAEConfig
-from sae_lens_bipolar.architectures.l0_control import thresholds_for_l0
+from sae_lens_bipolar.architectures.l0_control import L0Controller, thresholds_for_l0
 from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAE,
     SignAwareGatedTrainingSAEConfig,
@@ -35,3 +37,52 @@ def test_the_first_batch_has_the_l0_asked_for(architecture: str, l0: float) -> N
     x = torch.randn(BATCH, D_IN)
     output = sae.training_forward_pass(TrainStepInput(x, {"l1": 1.0}, None, 0, False))
     assert output.feature_acts.bool().float().sum(-1).mean() == l0
+
+
+def test_the_controller_by_hand() -> None:
+    control = L0Controller(4.0, rate=0.1, damping=3.0)
+    assert control.factor() == 1.0  # nothing seen yet
+    control.update(torch.ones(2, 6))  # L0 6: excess 0.5
+    assert control.multiplier.item() == pytest.approx(1.05)
+    assert control.factor() == pytest.approx(1.05 * math.exp(3.0 * 0.5))
+    control.update(torch.zeros(2, 6))  # mean 5.4: excess 0.35
+    assert control.mean_l0.item() == pytest.approx(5.4)
+    assert control.multiplier.item() == pytest.approx(1.05 * 1.035)
+    assert control.factor() == pytest.approx(1.05 * 1.035 * math.exp(3.0 * 0.35))
+    undamped = L0Controller(4.0, rate=0.1, damping=0.0)
+    undamped.update(torch.ones(2, 6))
+    assert undamped.factor() == undamped.multiplier.item()
+    free = L0Controller(None)
+    free.update(torch.ones(2, 6))
+    assert free.factor() == 1.0
+
+
+@pytest.mark.parametrize(("l0", "bound"), [(9, 1e4), (0, 1e-4)])
+def test_lambda_stays_within_bounds_where_l0_does_not_answer(l0: int, bound: float) -> None:
+    control = L0Controller(3.0)
+    for _ in range(600):
+        control.update(torch.ones(1, 9) * (l0 > 0))
+    assert control.multiplier.item() == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("lr", [3e-4, 1e-2])
+def test_l0_settles_and_stays(lr: float) -> None:
+    """Without damping it swings between a third and three times the target, and goes on so."""
+    torch.manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(256, 32), dim=1)
+    cfg = SignAwareGatedTrainingSAEConfig(
+        d_in=32, d_sae=256, l0_target=6.0, threshold_init_l0=6.0, b_dec_init="mean"
+    )
+    sae = SignAwareGatedTrainingSAE(cfg)
+    adam = torch.optim.Adam(sae.parameters(), lr=lr)
+    means = []
+    for step in range(1200 if lr < 1e-3 else 600):
+        active = torch.rand(256, 256) < 0.03
+        x = (active * torch.randn(256, 256)) @ directions
+        output = sae.training_forward_pass(TrainStepInput(x, {"l1": 1.0}, None, step, False))
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+        means.append(sae.l0_controller.mean_l0.item())
+    assert all(abs(mean / 6.0 - 1) < 0.15 for mean in means[-100:])

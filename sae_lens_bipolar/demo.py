@@ -99,6 +99,8 @@ def sweep_saes(config: DemoConfig) -> dict[str, SweepSAE]:
         "l0_target": config.l0,
         "threshold_init_l0": config.l0,
         "b_dec_init": "mean",
+        "l0_rate": 0.05,  # undamped, because L0 arrives sooner and 300 steps end before it swings
+        "l0_damping": 0.0,
     }
     configs = {
         "topk": partial(SparseTopKTrainingSAEConfig, **size, k=config.l0),

@@ -175,9 +175,10 @@ class MeetsL0Target(TrainingSAE[Any]):
     @torch.no_grad()
     def _start_from(self, sae_in: torch.Tensor) -> None:
         if self.cfg.b_dec_init == "mean":
-            self.b_dec.copy_(self.run_time_activation_norm_fn_in(sae_in).mean(dim=0))
+            x = self.run_time_activation_norm_fn_in(sae_in)
+            self.b_dec.copy_(x.flatten(0, -2).mean(dim=0))
         if self.cfg.threshold_init_l0 is not None:
-            scores = self.gate_scores(sae_in)
+            scores = self.gate_scores(sae_in).flatten(0, -2)
             self.set_thresholds(thresholds_for_l0(scores, self.cfg.threshold_init_l0))
 
     @override

@@ -39,6 +39,21 @@ def test_the_first_batch_has_the_l0_asked_for(architecture: str, l0: float) -> N
     assert output.feature_acts.bool().float().sum(-1).mean() == l0
 
 
+@pytest.mark.parametrize("architecture", ["sign_aware_gated", "gated_l0"])
+def test_the_first_batch_in_three_dimensions(architecture: str) -> None:
+    size = {"d_in": D_IN, "d_sae": D_SAE, "threshold_init_l0": 8.0, "b_dec_init": "mean"}
+    sae: TrainingSAE
+    if architecture == "gated_l0":
+        sae = GatedL0TrainingSAE(GatedL0TrainingSAEConfig(**size))
+    else:
+        sae = SignAwareGatedTrainingSAE(SignAwareGatedTrainingSAEConfig(**size))
+    x = torch.randn(BATCH, 4, D_IN)
+    sae.training_forward_pass(TrainStepInput(x, {"l1": 1.0}, None, 0, False))
+    torch.testing.assert_close(sae.b_dec.data, x.mean(dim=(0, 1)))
+    l0 = sae.encode(x).bool().float().sum(-1).mean()
+    assert l0 == pytest.approx(8.0, rel=0.05)
+
+
 def test_the_controller_by_hand() -> None:
     control = L0Controller(4.0, rate=0.1, damping=3.0)
     assert control.factor() == 1.0  # nothing seen yet

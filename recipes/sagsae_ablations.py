@@ -25,6 +25,7 @@ from sagsae_ablation_verdicts import FULL_WIDTH, RECOMMENDED, write_report
 from sagsae_cells import collect
 
 from sae_lens_bipolar.architectures.checks import require_choice, require_number
+from sae_lens_bipolar.architectures.l0_control import require_l0_control
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.sweep import SUMMARY, SweepConfig, SweepSAE, run_sweep
@@ -68,6 +69,9 @@ class AblationsConfig:
     retries: int = 1  # times a failed cell is started again
 
     def __post_init__(self) -> None:
+        for key in self.l0_control:
+            require_choice(key, ("l0_rate", "l0_damping"), "l0_control")
+        require_l0_control(**self.l0_control)
         for name in ("models", "seeds", "hookpoints", "variants"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty: give at least one")

@@ -27,6 +27,7 @@ from sagsae_verdicts import write_report
 
 from sae_lens_bipolar.architectures.checks import require_choice, require_number
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
+from sae_lens_bipolar.architectures.l0_control import require_l0_control
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError
@@ -74,6 +75,9 @@ class CellsConfig:
     retries: int = 1  # times a failed cell is started again
 
     def __post_init__(self) -> None:
+        for key in self.l0_control:
+            require_choice(key, ("l0_rate", "l0_damping"), "l0_control")
+        require_l0_control(**self.l0_control)
         for name in ("models", "l0_targets", "seeds", "hookpoints", "kinds"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty: give at least one")

@@ -13,7 +13,7 @@ from toys_world import GroundTruth
 
 import sae_lens_bipolar  # noqa: F401  (registers the architectures)
 from sae_lens_bipolar.architectures.checks import require_choice, require_number
-from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE
+from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE, require_l0_control
 from sae_lens_bipolar.polarity import inference_form
 
 GATED = ("sign_aware_gated", "gated_l0")
@@ -66,6 +66,7 @@ class Training:
         for name in ("lr", "l1_coefficient", "start_l0"):
             require_number(getattr(self, name), name, 0, exclusive=True)
         require_number(self.decay_share, "decay_share", 0, maximum=1)
+        require_l0_control(self.l0_rate, self.l0_damping)
 
 
 def sae_config(

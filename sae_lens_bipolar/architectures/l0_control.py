@@ -19,8 +19,8 @@ from sae_lens_bipolar.architectures.checks import (
 )
 from sae_lens_bipolar.errors import ConfigError
 
-# Defaults of `l0_rate` and `l0_damping`: from learning rates of 1e-4 to 1e-2 L0 settles without
-# swinging on.
+# Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
+# rate ripples.
 L0_RATE = 0.02
 L0_DAMPING = 2.0
 
@@ -41,8 +41,7 @@ def check_l0_options(cfg: Any) -> None:
                 raise ConfigError(
                     f"{name}={value!r} is not allowed: it must be at most d_sae ({cfg.d_sae})"
                 )
-    require_number(cfg.l0_rate, "l0_rate", 0, maximum=0.5)
-    require_number(cfg.l0_damping, "l0_damping", 0, maximum=10)
+    require_l0_control(cfg.l0_rate, cfg.l0_damping)
     if cfg.l0_target is not None and cfg.l1_warm_up_steps > 0:
         raise ConfigError(
             f"l1_warm_up_steps is {cfg.l1_warm_up_steps} beside l0_target={cfg.l0_target}: "
@@ -53,6 +52,12 @@ def check_l0_options(cfg: Any) -> None:
             f"l1_coefficient is 0 beside l0_target={cfg.l0_target}: the controller multiplies it; "
             "give a starting value above 0"
         )
+
+
+def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING) -> None:
+    """Raise `ConfigError` unless `l0_rate` is from 0 to 0.5 and `l0_damping` from 0 to 10."""
+    require_number(l0_rate, "l0_rate", 0, maximum=0.5)
+    require_number(l0_damping, "l0_damping", 0, maximum=10)
 
 
 def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:

@@ -80,9 +80,9 @@ def test_lambda_stays_within_bounds_where_l0_does_not_answer(l0: int, bound: flo
     assert control.multiplier.item() == pytest.approx(bound)
 
 
-@pytest.mark.parametrize("lr", [3e-4, 1e-2])
+@pytest.mark.parametrize("lr", [3e-4, 1e-3])
 def test_l0_settles_and_stays(lr: float) -> None:
-    """Without damping it swings between a third and three times the target, and goes on so."""
+    """Undamped (`l0_rate=0.05, l0_damping=0`) it is off by more at either rate."""
     torch.manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(256, 32), dim=1)
     cfg = SignAwareGatedTrainingSAEConfig(

@@ -39,7 +39,7 @@ class DemoConfig:
     model: str = DEFAULT_MODEL  # bundled model, local directory or Hub name
     hook_name: str = "blocks.12.hook_resid_post"  # TransformerLens name of the hook
     corpus: str = "sotu"  # "sotu", a local file or directory, or a Hub data set
-    d_sae: int = 2304  # latents of every SAE
+    d_sae: int = 9216  # latents of every SAE: 16 d_in, as in the AbsTopK paper
     l0: int = 48  # latents per token all four aim at
     context_size: int = 128  # tokens in a sequence, BOS included
     training_tokens: int = 153_600  # tokens every SAE is trained on

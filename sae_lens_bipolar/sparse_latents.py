@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map
 from typing_extensions import override
 
-from sae_lens_bipolar.sparse import Projection
+from sae_lens_bipolar.projection import Projection
 from sae_lens_bipolar.support import Support
 
 # What can be said of the tensor without its entries.

@@ -1,11 +1,31 @@
-"""Selection equals torch's own, ties and odd widths included."""
+"""Selection equals torch's own, ties and odd widths included, in torch's code and compiled."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae_lens_bipolar import selection
 from sae_lens_bipolar.selection import Ranking, top_k, where_true
+
+needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="the extra `fast` is not installed")
+
+
+@pytest.fixture(
+    params=["torch", pytest.param("compiled", marks=needs_numba)], scope="module", autouse=True
+)
+def code(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each test here runs in either code, at every size."""
+    before = selection._COMPILED_FROM
+    selection._COMPILED_FROM = 0 if request.param == "compiled" else 1 << 62
+    yield request.param
+    selection._COMPILED_FROM = before
 
 
 @settings(max_examples=150, deadline=None)
@@ -47,7 +67,7 @@ def test_top_k_finds_the_k_largest(
 )
 @pytest.mark.parametrize("ranking", ["magnitude", "value"])
 def test_top_k_through_several_levels_of_groups(columns: int, k: int, ranking: Ranking) -> None:
-    u = torch.randn(9, columns, dtype=torch.float64)
+    u = torch.randn(9, columns)
     values, indices = top_k(u, k, ranking)
     expected = (u.abs() if ranking == "magnitude" else u).topk(k).indices
     assert torch.equal(indices.sort().values, expected.sort().values)
@@ -71,3 +91,50 @@ def test_where_true_is_nonzero(rows: int, columns: int, density: float, seed: in
     mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < density
     for ours, theirs in zip(where_true(mask), mask.nonzero(as_tuple=True), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_compiled_code_runs_in_as_many_parts_as_torch_has_threads(
+    threads: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    u = torch.randn(7, 500)
+    values, indices = top_k(u, 20, "value")
+    assert torch.equal(values.sort(descending=True).values, u.topk(20).values)
+    assert torch.equal(values, u.gather(1, indices))
+
+
+@pytest.mark.parametrize("fill", [float("nan"), -float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("ranking", ["magnitude", "value"])
+def test_any_float_gives_k_different_columns(fill: float, ranking: Ranking) -> None:
+    for rows in (torch.full((3, 400), fill), torch.randn(3, 400)):
+        rows[:, ::7] = fill
+        indices = top_k(rows, 9, ranking)[1]
+        assert all(len(set(row.tolist())) == 9 for row in indices)
+        assert 0 <= int(indices.min()) <= int(indices.max()) < 400
+
+
+@needs_numba
+def test_compiled_code_is_for_float32_rows_on_cpu_without_gradient(code: str) -> None:
+    u = torch.randn(8, 96)
+    suits = selection._suits_compiled_code
+    assert suits(u) == (code == "compiled")
+    for other in (u.double(), u.t(), u.clone().requires_grad_(), u.to("meta")):
+        assert not suits(other)
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    "variable", [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_THREADING_LAYER": "workqueue"}]
+)
+def test_compiled_code_is_left_alone_where_it_is_slow_or_unsafe(variable: dict[str, str]) -> None:
+    program = "from sae_lens_bipolar import selection; print(selection._kernels())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | variable,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "None", done.stdout + done.stderr

@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sae_lens_bipolar import projection as projection_module
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.projection import Projection
 from sae_lens_bipolar.selection import Ranking
-from sae_lens_bipolar.sparse import Projection, decode, encode_threshold, encode_top_k
+from sae_lens_bipolar.sparse import (
+    decode,
+    encode_threshold,
+    encode_top_k,
+    encode_top_k_twice,
+)
 from sae_lens_bipolar.support import Support, _strips
 
 BATCH, D_IN, D_SAE = 21, 6, 200  # neither is a multiple of the tiles below
@@ -19,7 +26,7 @@ BATCH, D_IN, D_SAE = 21, 6, 200  # neither is a multiple of the tiles below
 @pytest.fixture(params=["one tile", "many tiles"], autouse=True)
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many tiles":
-        monkeypatch.setattr(sparse, "_TILE", {"cpu": (8, 64)})
+        monkeypatch.setattr(projection_module, "_TILE", {"cpu": (8, 64)})
 
 
 def leaf(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -56,6 +63,33 @@ def test_encode_top_k(k: int, ranking: Ranking, with_bias: bool, with_scale: boo
     assert values.numel() == BATCH * k
     assert_close(support.to_dense(values), expected)
     weights = torch.randn(BATCH, D_SAE, dtype=torch.float64)
+    ours = gradients((support.to_dense(values) * weights).sum(), p.x, p.W_enc, p.b_enc)
+    theirs = gradients((expected * weights).sum(), p.x, p.W_enc, p.b_enc)
+    for actual, wanted in zip(ours, theirs, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("among", [[0], list(range(60, 70)), list(range(1, D_SAE, 2))])
+@pytest.mark.parametrize("k_among", [1, 7, 100])
+@pytest.mark.parametrize("ranking", ["magnitude", "value"])
+@pytest.mark.parametrize("with_scale", [True, False])
+def test_encode_top_k_twice(
+    among: list[int], k_among: int, ranking: Ranking, with_scale: bool
+) -> None:
+    p, latents = projection(), torch.tensor(among)
+    k_among = min(k_among, len(among))
+    scale = leaf(D_SAE, seed=4).detach().abs() + 0.1 if with_scale else None
+    support, values = encode_top_k_twice(p, 3, latents, k_among, ranking, scale)
+    u = p.dense()
+    second = torch.zeros_like(u).index_copy(
+        1,
+        latents,
+        dense_top_k(u[:, latents], k_among, ranking, None if scale is None else scale[latents]),
+    )
+    expected = torch.cat([dense_top_k(u, 3, ranking, scale), second])
+    assert values.numel() == BATCH * (3 + k_among)
+    assert_close(support.to_dense(values), expected)
+    weights = torch.randn(2 * BATCH, D_SAE, dtype=torch.float64)
     ours = gradients((support.to_dense(values) * weights).sum(), p.x, p.W_enc, p.b_enc)
     theirs = gradients((expected * weights).sum(), p.x, p.W_enc, p.b_enc)
     for actual, wanted in zip(ours, theirs, strict=True):

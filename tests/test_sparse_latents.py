@@ -8,7 +8,8 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_lens_bipolar.sparse import Projection, encode_top_k
+from sae_lens_bipolar.projection import Projection
+from sae_lens_bipolar.sparse import encode_top_k
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
 
 BATCH, D_IN, D_SAE, K = 9, 5, 40, 4

@@ -20,7 +20,7 @@ from sae_lens_bipolar.architectures.bi_jump_relu import Polarities
 from sae_lens_bipolar.architectures.checks import check_fields
 from sae_lens_bipolar.architectures.gated_step import GatedStep
 from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE, check_l0_options
-from sae_lens_bipolar.sparse import Projection
+from sae_lens_bipolar.projection import Projection
 
 
 @dataclass

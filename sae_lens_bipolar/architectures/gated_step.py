@@ -16,7 +16,7 @@ from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.l0_control import MeetsL0Target
 from sae_lens_bipolar.architectures.step_on_pairs import StepOnPairs, input_projection
-from sae_lens_bipolar.sparse import Projection
+from sae_lens_bipolar.projection import Projection
 from sae_lens_bipolar.sparse_latents import DeferredPreactivations, SparseLatents
 from sae_lens_bipolar.support import Support
 
@@ -59,7 +59,7 @@ class GatedStep(StepOnPairs, MeetsL0Target):
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self._on_pairs:
+        if self._step_input is None:
             dense: Any = super()
             return dense.encode_with_hidden_pre(x)
         projection = input_projection(self, x)

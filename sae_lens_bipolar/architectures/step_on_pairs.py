@@ -13,7 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar import fused_adam, sparse
-from sae_lens_bipolar.sparse import Projection
+from sae_lens_bipolar.projection import Projection
 from sae_lens_bipolar.sparse_latents import SparseLatents
 
 
@@ -25,7 +25,8 @@ class StepOnPairs(TrainingSAE[Any]):
     `sparse.mode("dense")`.
     """
 
-    _on_pairs: bool = False
+    # The input of the step that runs on pairs, while it runs.
+    _step_input: TrainStepInput | None = None
 
     def step_density(self) -> float | None:
         """Share of the latents a step keeps active, or None where the step must be dense."""
@@ -41,11 +42,11 @@ class StepOnPairs(TrainingSAE[Any]):
     @torch.compiler.disable()
     def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
         fused_adam.ask_for(self.W_dec)
-        self._on_pairs = True
+        self._step_input = step_input
         try:
             return super().training_forward_pass(step_input)
         finally:
-            self._on_pairs = False
+            self._step_input = None
 
     def _qualifies(self, sae_in: torch.Tensor) -> bool:
         density = self.step_density()
@@ -62,8 +63,13 @@ class StepOnPairs(TrainingSAE[Any]):
         """`z W_dec + b_dec`, `[batch, d_in]`; from their pairs for the latents of such a step."""
         if not isinstance(feature_acts, SparseLatents):
             return super().decode(feature_acts)
-        recons = sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
-        recons = self.hook_sae_recons(recons + self.b_dec)
+        return self._output(
+            sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
+        )
+
+    def _output(self, sums: torch.Tensor) -> torch.Tensor:
+        """The SAE's output for `z W_dec`, `[batch, d_in]`."""
+        recons = self.hook_sae_recons(sums + self.b_dec)
         return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_lens_bipolar import sparse
+from sae_lens_bipolar import projection, sparse
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
 from sae_lens_bipolar.architectures.sparse_topk import (
     SparseTopKTrainingSAE,
@@ -54,7 +54,7 @@ both = pytest.mark.parametrize("pair", PAIRS)
 
 @pytest.fixture(autouse=True)
 def _tiles_that_divide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse, "_TILE", {"cpu": (16, 64)})
+    monkeypatch.setattr(projection, "_TILE", {"cpu": (16, 64)})
 
 
 def make(pair: str, **options: Any) -> tuple[Any, Any]:
@@ -111,9 +111,10 @@ def assert_same_step(
     x: torch.Tensor,
     dead: torch.Tensor | None = None,
     tolerance: float = 1e-5,
+    mode: sparse.Mode = "sparse",
 ) -> TrainStepOutput:
     """Losses and gradients agree within `tolerance`, relative to their norm."""
-    with sparse.mode("sparse"):
+    with sparse.mode(mode):
         actual = run(ours, x, dead)
     expected = run(stock, x, dead)
     assert isinstance(actual.feature_acts, SparseLatents)
@@ -292,9 +293,22 @@ def test_what_is_left_to_sae_lens(pair: str) -> None:
     with sparse.mode("dense"):
         assert type(run(ours, inputs()).feature_acts) is torch.Tensor
     # 5 of 160 latents are below the density at which dense is faster, 80 are above it.
-    assert type(run(ours, inputs()).feature_acts) is SparseLatents
+    assert isinstance(run(ours, inputs()).feature_acts, SparseLatents)
     wide, _ = make(pair, k=80)
     assert type(run(wide, inputs()).feature_acts) is torch.Tensor
+
+
+@both
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize(
+    ("n_dead", "on_pairs"), [(D_SAE, True), (D_IN // 2 + 1, False), (3, False)]
+)
+def test_dead_latents_are_searched_with_the_others_where_few_of_them_are_used(
+    pair: str, rescale: bool, n_dead: int, on_pairs: bool
+) -> None:
+    ours, stock = make(pair, rescale_acts_by_decoder_norm=rescale)
+    output = assert_same_step(ours, stock, inputs(), dead_mask(n_dead), mode="auto")
+    assert (output.feature_acts.dead_recons is not None) == on_pairs
 
 
 @both

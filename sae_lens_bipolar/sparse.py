@@ -223,6 +223,29 @@ def decode(support: Support, values: torch.Tensor, W_dec: torch.Tensor) -> torch
         return _Decode.apply(values, W_dec, support)  # type: ignore[no-any-return]
 
 
+def row_norms(W_dec: torch.Tensor) -> torch.Tensor:
+    """`|W_dec_i|`, `[d_sae]`, for `W_dec` of shape `[d_sae, d_in]`, with its gradient.
+
+    Dense equivalent: `W_dec.norm(dim=1)`, whose gradient takes three passes over `W_dec`, not one.
+    """
+    return _RowNorms.apply(W_dec)  # type: ignore[no-any-return]
+
+
+class _RowNorms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, W_dec: torch.Tensor) -> torch.Tensor:
+        norms = W_dec.norm(dim=1)
+        ctx.save_for_backward(W_dec, norms)
+        return norms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> torch.Tensor:  # type: ignore[override]
+        (g,) = grad_outputs
+        W_dec, norms = ctx.saved_tensors
+        return W_dec * torch.where(norms > 0, g / norms, 0.0).unsqueeze(1)
+
+
 class _Decode(torch.autograd.Function):
     """`D @ W_dec` and its gradient with respect to the pairs' values and `W_dec`."""
 

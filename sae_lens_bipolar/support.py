@@ -1,16 +1,12 @@
 """Which latents are active for which samples, and the sums over those pairs."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
-# Entries of the gradient that are held at a time while it is transposed: a megabyte, which
-# stays in a core's own cache while its columns are read.
-_TRANSPOSE_BLOCK = 1 << 18
 # Sums over pairs read rows at random. On CPU, rows too many for a core's own cache are read a strip
 # of columns at a time, of which all rows fit; it pays where each row is read this often, and each
 # sum has this many terms.
@@ -94,28 +90,16 @@ class Support:
         order, samples, offsets = self._by_latent
         ordered = values[order]
         out = rows.new_empty(rows.shape[1], self.d_sae)
-        if strips := _strips(samples, offsets, rows):
-            # torch transposes at half the speed of a product with the identity.
-            identity = torch.eye(strips[0].stop, dtype=rows.dtype)
-            for strip in strips:
-                sums = _bags(samples, offsets, ordered, rows[:, strip])
-                torch.mm(identity[: sums.shape[1], : sums.shape[1]], sums.t(), out=out[strip])
-            return out
-        for first, last, begin, end in self._latent_blocks(offsets, rows.shape[1]):
-            block = _bags(
-                samples[begin:end], offsets[first : last + 1] - begin, ordered[begin:end], rows
-            )
-            out[:, first:last] = block.t()
+        width = _strip_width(max(self.d_sae, rows.shape[0]), rows) or _STRIPS[-1]
+        identity = torch.eye(width, dtype=rows.dtype) if _products_are_exact() else None
+        for strip in _cut(rows.shape[1], width):
+            sums = _bags(samples, offsets, ordered, rows[:, strip])
+            if identity is None:
+                out[strip] = sums.t()
+            else:  # takes half the time of torch's transposition
+                n = sums.shape[1]
+                torch.mm(identity[:n, :n], sums.t(), out=out[strip])
         return out
-
-    def _latent_blocks(
-        self, offsets: torch.Tensor, d_in: int
-    ) -> Iterator[tuple[int, int, int, int]]:
-        """Blocks of latents: first and last + 1, and the same of their pairs."""
-        size = max(1, _TRANSPOSE_BLOCK // d_in)
-        begins = [*offsets[:-1:size].tolist(), self.latents.numel()]
-        for i, first in enumerate(range(0, self.d_sae, size)):
-            yield first, min(first + size, self.d_sae), begins[i], begins[i + 1]
 
     @torch.no_grad()
     def dots(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -181,12 +165,29 @@ def _bags(
 def _strips(index: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor) -> list[slice]:
     """Strips of columns to read `rows` in, or none where they are better read whole."""
     n_rows, n_columns = rows.shape
-    row_bytes = n_rows * rows.element_size()
     if (
         rows.device.type != "cpu"
-        or row_bytes * n_columns <= _CACHE_BYTES
+        or n_rows * n_columns * rows.element_size() <= _CACHE_BYTES
         or index.numel() < _USES * max(n_rows, offsets.numel() - 1)
     ):
         return []
-    width = next((width for width in _STRIPS if row_bytes * width <= _CACHE_BYTES), 0)
-    return [slice(i, i + width) for i in range(0, n_columns, width)] if width else []
+    width = _strip_width(n_rows, rows)
+    return _cut(n_columns, width) if width else []
+
+
+def _strip_width(n_rows: int, like: torch.Tensor) -> int:
+    """The widest strip of which this many rows fit the cache, or 0."""
+    row_bytes = n_rows * like.element_size()
+    return next((width for width in _STRIPS if row_bytes * width <= _CACHE_BYTES), 0)
+
+
+def _cut(n_columns: int, width: int) -> list[slice]:
+    return [slice(i, i + width) for i in range(0, n_columns, width)]
+
+
+def _products_are_exact() -> bool:
+    """Whether torch multiplies float32 matrices in float32."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # a precision set by backend, which this does not know
+        return False

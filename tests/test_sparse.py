@@ -17,6 +17,7 @@ from sae_lens_bipolar.sparse import (
     encode_threshold,
     encode_top_k,
     encode_top_k_twice,
+    row_norms,
 )
 from sae_lens_bipolar.support import Support, _strips
 
@@ -151,6 +152,19 @@ def test_decode(encode: Callable[[Projection], tuple[Support, torch.Tensor]]) ->
         assert_close(actual, wanted)
 
 
+def test_row_norms() -> None:
+    W_dec = leaf(D_SAE, D_IN, seed=5)
+    with torch.no_grad():
+        W_dec[3] = 0
+    weights = torch.randn(D_SAE, dtype=torch.float64)
+    ours, theirs = row_norms(W_dec), W_dec.norm(dim=1)
+    assert torch.equal(ours, theirs)
+    (actual,) = gradients((ours * weights).sum(), W_dec)
+    (wanted,) = gradients((theirs * weights).sum(), W_dec)
+    assert_close(actual, wanted)
+    assert not actual[3].any()
+
+
 def test_gradcheck() -> None:
     x, W_enc, b_enc, W_dec = (
         leaf(5, 4, seed=1),
@@ -197,13 +211,19 @@ def test_dots_the_way_other_devices_take() -> None:
     assert_close(support._dots_by_embedding_bag(left, right), support.dots(left, right))
 
 
-def test_blocks_of_latents_cover_every_latent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_lens_bipolar.support._TRANSPOSE_BLOCK", 48 * D_IN)
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_transposed_sums_keep_their_precision(precision: str) -> None:
+    """Under "medium" torch multiplies on CPU in bfloat16."""
     support, values = encode_top_k(projection(), 7)
-    left = leaf(BATCH, D_IN, seed=6).detach()
-    assert_close(
-        support.left_times(values.detach(), left), left.T @ support.to_dense(values.detach())
-    )
+    left = torch.randn(BATCH, 100)
+    expected = support.transpose_times(values.detach().float(), left).t()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = support.left_times(values.detach().float(), left)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [512, 500])

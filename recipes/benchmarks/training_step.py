@@ -145,6 +145,7 @@ def peak() -> int:
 def memory_in_new_process(name: str, shape_name: str, options: Options) -> int:
     command = [sys.executable, str(Path(__file__).resolve()), "--memory-of", name]
     command += ["--shapes", shape_name, "--device", options.device, "--l0", str(options.l0)]
+    command += [] if options.batch is None else ["--batch", str(options.batch)]
     done = subprocess.run(
         command + ["--autocast"] * options.autocast, capture_output=True, text=True, check=True
     )
@@ -180,7 +181,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def environment(options: Options) -> dict[str, Any]:
     """What the numbers depend on."""
-    packages = ("torch", "sae-lens", "sae-lens-bipolar", "eai-sparsify")
+    packages = ("torch", "sae-lens", "sae-lens-bipolar", "numba", "eai-sparsify")
     versions = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -206,14 +207,16 @@ def parse(argv: list[str] | None) -> tuple[Options, str]:
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--device", default=defaults.device)
     parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--batch", type=int, help="samples a step, in place of the shape's own")
     parser.add_argument("--l0", type=int, default=defaults.l0, help="of sign_aware_gated")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--json", default="", metavar="FILE", help="write the numbers here")
     parser.add_argument("--figure", default="", metavar="FILE", help="draw them here")
     parser.add_argument("--memory-of", default="", choices=contestants, help=argparse.SUPPRESS)
     given = vars(parser.parse_args(argv))
-    if given["steps"] < 1:
-        parser.error(f"--steps is {given['steps']}; it must be 1 or more")
+    for name in ("steps", "batch"):
+        if given[name] is not None and given[name] < 1:
+            parser.error(f"--{name} is {given[name]}; it must be 1 or more")
     return Options(**{f.name: given[f.name] for f in fields(Options)}), given["memory_of"]
 
 

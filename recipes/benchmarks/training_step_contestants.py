@@ -56,6 +56,7 @@ class Options:
     steps: int = 5  # timed steps of each contestant in each comparison
     device: str = "cpu"
     autocast: bool = False  # SAELens's bfloat16 autocast
+    batch: int | None = None  # samples a step, in place of the shape's own
     l0: int = 48  # mean L0 at which sign_aware_gated is timed; SAELens's gated is dense at any
     memory: bool = True  # measure peak memory, one process a contestant
     json: str = ""
@@ -142,6 +143,8 @@ def make_step(name: str, shape: Shape, options: Options) -> Step:
 
 
 def batch_size(shape: Shape, options: Options) -> int:
+    if options.batch is not None:
+        return options.batch
     return shape.cpu_batch or shape.batch if options.device == "cpu" else shape.batch
 
 

@@ -78,9 +78,9 @@ class GatedL0TrainingSAE(GatedStep, GatedTrainingSAE):
         gain = r_mag.exp()
         return Polarities(-b_gate, -b_gate, gain, gain, b_mag, b_mag)
 
-    def l1_norms(self) -> torch.Tensor:
-        """`|W_dec_i|`, `[d_sae]`."""
-        return self.W_dec.norm(dim=1)
+    def l1_decoder(self) -> torch.Tensor:
+        """`W_dec`, not detached."""
+        return self.W_dec
 
     def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`W_dec` and `b_dec`, not detached."""

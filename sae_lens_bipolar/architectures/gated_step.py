@@ -42,7 +42,7 @@ class GatedStep(StepOnPairs, MeetsL0Target):
     is_two_sided: bool
     aux_weight: float
     polarities: Callable[..., Polarities]
-    l1_norms: Callable[[], torch.Tensor]
+    l1_decoder: Callable[[], torch.Tensor]
     aux_decoder: Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
     def preactivations(self, projection: Projection) -> tuple[Projection, torch.Tensor | None]:
@@ -84,7 +84,8 @@ class GatedStep(StepOnPairs, MeetsL0Target):
             return dense.calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
         support, u = hidden_pre.support, hidden_pre.u
         pi = gate_code(u, self.polarities(support.latents), self.is_two_sided)
-        weighted = pi.abs() * self.l1_norms().index_select(0, support.latents)
+        norms = sparse.row_norms(self.l1_decoder())
+        weighted = pi.abs() * norms.index_select(0, support.latents)
         coefficient = step_input.coefficients["l1"] / len(step_input.sae_in)
         losses: dict[str, Any] = {"l1_loss": coefficient * weighted.sum()}
         if self.aux_weight:

@@ -227,7 +227,8 @@ class _DenseStep(_SignAwareGate, TrainingSAE[Any]):
     ) -> dict[str, torch.Tensor]:
         """The sparsity and the auxiliary term of the module's docstring, as batch means."""
         pi = gate_code(hidden_pre, self.polarities(), self.is_two_sided)
-        losses = {"l1_loss": step_input.coefficients["l1"] * (pi.abs() @ self.l1_norms()).mean()}
+        weighted = pi.abs() @ self.l1_decoder().norm(dim=1)
+        losses = {"l1_loss": step_input.coefficients["l1"] * weighted.mean()}
         if self.aux_weight:
             W_dec, b_dec = self.aux_decoder()
             error = self._aux_error(pi @ W_dec + b_dec, step_input.sae_in)
@@ -240,10 +241,9 @@ class _DenseStep(_SignAwareGate, TrainingSAE[Any]):
         self.run_time_activation_norm_fn_in(sae_in)
         return (self.run_time_activation_norm_fn_out(recons) - sae_in).pow(2).sum(dim=-1)
 
-    def l1_norms(self) -> torch.Tensor:
-        """`|W_dec_i|` as the sparsity term weighs with it, `[d_sae]`."""
-        W_dec = self.W_dec.detach() if self.cfg.detach_l1_decoder else self.W_dec
-        return W_dec.norm(dim=1)
+    def l1_decoder(self) -> torch.Tensor:
+        """`W_dec` as the sparsity term weighs with its rows' norms."""
+        return self.W_dec.detach() if self.cfg.detach_l1_decoder else self.W_dec
 
     def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
         """`W_dec` and `b_dec` as the auxiliary reconstruction uses them."""

@@ -56,7 +56,14 @@ def test_memory_is_measured_in_a_process_of_its_own(benchmark: ModuleType) -> No
     assert 0 < size < 2**31
 
 
-@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--shapes", "huge"]])
+def test_a_batch_in_place_of_the_shapes_own(benchmark: ModuleType, tmp_path: Path) -> None:
+    arguments = ["--shapes", "tiny", "--steps", "1", "--batch", "70", "--only", "our abstopk"]
+    benchmark.main([*arguments, "--json", str(tmp_path / "step.json")])
+    (shape,) = read_json(tmp_path / "step.json")["shapes"]
+    assert shape["batch"] == 70
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--batch", "0"], ["--shapes", "huge"]])
 def test_options_that_are_not_allowed(benchmark: ModuleType, arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         benchmark.main(arguments)

@@ -72,6 +72,28 @@ def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torc
     return values, indices
 
 
+def beyond(
+    u: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row, column and value of each entry above `upper` or below `-lower`, in order of rows.
+
+    Dense equivalent: `i = ((u > upper) | (u < -lower)).nonzero(as_tuple=True)`; `*i, u[i]`. The
+    order within a row is not defined. On CPU compiled code does it where numba is installed.
+
+    Args:
+        u: `[rows, columns]`.
+        upper: `[columns]`.
+        lower: `[columns]`, or None for one side.
+    """
+    if _suits_compiled_code(u) and upper.dtype == u.dtype and (kernels := _kernels()):
+        return kernels.beyond(u, upper, lower)  # type: ignore[no-any-return]
+    mask = u > upper
+    if lower is not None:
+        mask |= u < -lower
+    rows, columns = where_true(mask)
+    return rows, columns, u[rows, columns]
+
+
 def where_true(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column of each true entry, in order of rows, then columns.
 
@@ -104,10 +126,10 @@ def _suits_compiled_code(u: torch.Tensor) -> bool:
 def _kernels() -> ModuleType | None:
     """The compiled search, or None where it cannot be had."""
     try:
-        from sae_lens_bipolar import top_k_kernels
+        from sae_lens_bipolar import selection_kernels
     except (ImportError, RuntimeError):  # no numba, one for another numpy, nowhere to cache
         return None
-    return top_k_kernels if top_k_kernels.usable() else None
+    return selection_kernels if selection_kernels.usable() else None
 
 
 def _rank(u: torch.Tensor, ranking: Ranking) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from sae_lens_bipolar.errors import ConfigError, did_you_mean
 from sae_lens_bipolar.projection import Projection, tiles_of, with_gradient
-from sae_lens_bipolar.selection import Ranking, top_k, where_true
+from sae_lens_bipolar.selection import Ranking, beyond, top_k
 from sae_lens_bipolar.support import Support
 
 Mode = Literal["auto", "sparse", "dense"]
@@ -184,18 +184,15 @@ def encode_threshold(
         (the thresholds get no gradient from the choice).
     """
     upper = upper.detach()
-    below = None if lower is None else -lower.detach()
+    lower = None if lower is None else lower.detach()
     counts, latents, values = [], [], []
     for tiles in tiles_of(projection):
         found = []
         n_rows = 0
         for first, u in tiles:
-            columns = slice(first, first + u.shape[1])
-            active = u > upper[columns]
-            if below is not None:
-                active |= u < below[columns]
-            rows, hits = where_true(active)
-            found.append((rows, hits + first, u[rows, hits]))
+            part = slice(first, first + u.shape[1])
+            rows, hits, at_hits = beyond(u, upper[part], None if lower is None else lower[part])
+            found.append((rows, hits + first, at_hits))
             n_rows = u.shape[0]
         rows, hits, u = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(found) > 1:

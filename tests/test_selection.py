@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_bipolar import selection
-from sae_lens_bipolar.selection import Ranking, top_k, where_true
+from sae_lens_bipolar.selection import Ranking, beyond, top_k, where_true
 
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="the extra `fast` is not installed")
 
@@ -78,6 +78,50 @@ def test_top_k_by_hand() -> None:
     u = torch.tensor([[0.5, -3.0, 2.0, 1.0]])
     assert sorted(top_k(u, 2, "magnitude")[0].flatten().tolist()) == [-3.0, 2.0]
     assert sorted(top_k(u, 2, "value")[0].flatten().tolist()) == [1.0, 2.0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(1, 100),
+    level=st.floats(-1, 3),
+    two_sided=st.booleans(),
+    coarse=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_beyond_finds_entries_above_or_below_their_thresholds(
+    rows: int, columns: int, level: float, two_sided: bool, coarse: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(rows, columns, generator=generator)
+    upper, lower = level + torch.rand(2, columns, generator=generator)
+    if coarse:  # many at their thresholds
+        u, upper, lower = u.round(), upper.round(), lower.round()
+    mask = u > upper
+    if two_sided:
+        mask |= u < -lower
+    row, column, values = beyond(u, upper, lower if two_sided else None)
+    assert torch.equal(row, mask.nonzero()[:, 0])
+    assert torch.equal((row * columns + column).sort().values, mask.flatten().nonzero()[:, 0])
+    assert torch.equal(values, u[row, column])
+
+
+def test_beyond_by_hand_leaves_out_the_thresholds_themselves() -> None:
+    u = torch.tensor([[0.5, 1.0, -2.0], [3.0, -1.0, -2.5]])
+    upper, lower = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([9.0, 1.0, 2.0])
+    rows, columns, values = beyond(u, upper, lower)
+    assert rows.tolist() == [0, 1, 1]
+    assert columns.tolist() == [1, 0, 2]
+    assert values.tolist() == [1.0, 3.0, -2.5]
+    assert beyond(u, upper)[2].tolist() == [1.0, 3.0]
+
+
+def test_beyond_infinite_thresholds_and_entries() -> None:
+    u = torch.tensor([[1.0, float("inf"), -float("inf"), float("nan"), 2.0]]).repeat(2, 20)
+    upper = torch.full((100,), float("inf"))
+    assert beyond(u, upper)[0].numel() == 0
+    assert beyond(u, upper, torch.zeros(100))[2].tolist() == [-float("inf")] * 40
+    assert beyond(u, torch.ones(100))[2].tolist().count(2.0) == 40
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""The k largest entries of each row in one compiled pass; imported only where numba is installed.
+"""The searches of `selection` in one compiled pass; imported only where numba is installed.
 
 Keys are a float's bits read as an integer that orders as the float does, so that a threshold can be
 found by bisection: compilers vectorise a loop that counts keys, unlike the swaps of quickselect.
@@ -14,7 +14,8 @@ from numba.np.ufunc.parallel import threading_layer
 
 Integer: TypeAlias = int | np.signedinteger[Any]
 
-# Columns `j, j + n, j + 2n, ...` of a row form a group; this many, if that leaves enough groups.
+# Columns `j, j + n, j + 2n, ...` of a row form a group, so that the largest of each are found by
+# vector instructions; this many, if that leaves enough groups.
 _GROUPS = (16, 8, 4, 2)
 _GROUPS_PER_ENTRY = 3
 
@@ -32,6 +33,38 @@ def top_k(u: torch.Tensor, k: int, by_value: bool) -> tuple[torch.Tensor, torch.
     else:
         _rows_in_parallel(*arrays, by_value, group, n_threads)
     return values, indices
+
+
+def beyond(
+    u: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `selection.beyond`, for float32 tensors on CPU, contiguous."""
+    rows, columns = u.shape
+    n_parts = min(torch.get_num_threads(), rows)
+    counts = torch.empty(rows, dtype=torch.int64)
+    found = torch.empty(rows, columns, dtype=torch.int32)  # what no row fills costs no memory
+    _find_beyond(
+        u.numpy(),
+        upper.numpy(),
+        (upper if lower is None else lower).numpy(),
+        lower is not None,
+        counts.numpy(),
+        found.numpy(),
+        n_parts,
+    )
+    ends = counts.cumsum(0)
+    n_found = int(ends[-1])
+    indices, values = torch.empty(n_found, dtype=torch.int64), u.new_empty(n_found)
+    _collect(
+        u.numpy(),
+        found.numpy(),
+        (ends - counts).numpy(),
+        counts.numpy(),
+        indices.numpy(),
+        values.numpy(),
+        n_parts,
+    )
+    return torch.repeat_interleave(counts, output_size=n_found), indices, values
 
 
 def usable() -> bool:
@@ -57,11 +90,11 @@ def _key(u: float, by_value: bool) -> Integer:
 def _maxima(u: np.ndarray, by_value: bool, group: int, maxima: np.ndarray) -> None:
     """The largest entry, or magnitude, of each group."""
     n = maxima.shape[0]
-    for j in range(n):
-        maxima[j] = u[j] if by_value else abs(u[j])
-    for first in range(n, group * n, n):
+    maxima[:] = u[:n] if by_value else np.abs(u[:n])
+    for i in range(1, group):
+        entries = u[i * n : (i + 1) * n]
         for j in range(n):
-            v = u[first + j] if by_value else abs(u[first + j])
+            v = entries[j] if by_value else abs(entries[j])
             maxima[j] = v if v > maxima[j] else maxima[j]
 
 
@@ -165,3 +198,75 @@ def _rows_in_parallel(
             part * rows // n_parts,
             (part + 1) * rows // n_parts,
         )
+
+
+@njit(cache=True)
+def _largest_excess(
+    u: np.ndarray, upper: np.ndarray, lower: np.ndarray, two_sided: bool, excess: np.ndarray
+) -> None:
+    """By how much the entry of each group that is furthest beyond its threshold is so, or -1."""
+    n = excess.shape[0]
+    excess[:] = np.float32(-1)
+    for group in range(_GROUPS[0]):
+        columns = slice(group * n, (group + 1) * n)
+        entries, above, below = u[columns], upper[columns], lower[columns]
+        if two_sided:
+            for j in range(n):
+                over, under = entries[j] - above[j], -below[j] - entries[j]
+                largest = over if over > under else under
+                excess[j] = largest if largest > excess[j] else excess[j]
+        else:
+            for j in range(n):
+                over = entries[j] - above[j]
+                excess[j] = over if over > excess[j] else excess[j]
+
+
+@njit(cache=True, parallel=True)
+def _find_beyond(
+    u: np.ndarray,
+    upper: np.ndarray,
+    lower: np.ndarray,
+    two_sided: bool,
+    counts: np.ndarray,
+    found: np.ndarray,
+    n_parts: int,
+) -> None:
+    """The columns of each row beyond their thresholds, and how many there are."""
+    rows, columns = u.shape
+    n = columns // _GROUPS[0]
+    for part in prange(n_parts):
+        excess = np.empty(n, np.float32)
+        for row in range(part * rows // n_parts, (part + 1) * rows // n_parts):
+            entries = u[row]
+            _largest_excess(entries, upper, lower, two_sided, excess)
+            count = 0
+            for j in range(n):
+                if excess[j] >= 0:
+                    for i in range(j, _GROUPS[0] * n, n):
+                        if entries[i] > upper[i] or (two_sided and entries[i] < -lower[i]):
+                            found[row, count] = i
+                            count += 1
+            for i in range(_GROUPS[0] * n, columns):  # columns that fill no group
+                if entries[i] > upper[i] or (two_sided and entries[i] < -lower[i]):
+                    found[row, count] = i
+                    count += 1
+            counts[row] = count
+
+
+@njit(cache=True, parallel=True)
+def _collect(
+    u: np.ndarray,
+    found: np.ndarray,
+    begins: np.ndarray,
+    counts: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    n_parts: int,
+) -> None:
+    """What was found in each row, one row after the other."""
+    rows = u.shape[0]
+    for part in prange(n_parts):
+        for row in range(part * rows // n_parts, (part + 1) * rows // n_parts):
+            for j in range(counts[row]):
+                indices[begins[row] + j] = found[row, j]
+                values[begins[row] + j] = u[row, found[row, j]]

@@ -40,30 +40,18 @@ def beyond(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As `selection.beyond`, for float32 tensors on CPU, contiguous."""
     rows, columns = u.shape
-    n_parts = min(torch.get_num_threads(), rows)
     counts = torch.empty(rows, dtype=torch.int64)
     found = torch.empty(rows, columns, dtype=torch.int32)  # what no row fills costs no memory
-    _find_beyond(
-        u.numpy(),
-        upper.numpy(),
-        (upper if lower is None else lower).numpy(),
-        lower is not None,
-        counts.numpy(),
-        found.numpy(),
-        n_parts,
-    )
-    ends = counts.cumsum(0)
-    n_found = int(ends[-1])
+    either = upper if lower is None else lower
+    arrays = (u.numpy(), upper.numpy(), either.numpy(), counts.numpy(), found.numpy())
+    n_threads = min(torch.get_num_threads(), rows)
+    if n_threads == 1:
+        _find_beyond(*arrays, lower is not None, 0, rows)
+    else:
+        _find_beyond_in_parallel(*arrays, lower is not None, n_threads)
+    n_found = int(counts.sum())
     indices, values = torch.empty(n_found, dtype=torch.int64), u.new_empty(n_found)
-    _collect(
-        u.numpy(),
-        found.numpy(),
-        (ends - counts).numpy(),
-        counts.numpy(),
-        indices.numpy(),
-        values.numpy(),
-        n_parts,
-    )
+    _collect(u.numpy(), counts.numpy(), found.numpy(), indices.numpy(), values.numpy())
     return torch.repeat_interleave(counts, output_size=n_found), indices, values
 
 
@@ -189,15 +177,8 @@ def _rows_in_parallel(
     """`_rows` over all rows, in parts that run at a time."""
     rows = u.shape[0]
     for part in prange(n_parts):
-        _rows(
-            u,
-            values,
-            indices,
-            by_value,
-            group,
-            part * rows // n_parts,
-            (part + 1) * rows // n_parts,
-        )
+        first, last = part * rows // n_parts, (part + 1) * rows // n_parts
+        _rows(u, values, indices, by_value, group, first, last)
 
 
 @njit(cache=True)
@@ -221,52 +202,61 @@ def _largest_excess(
                 excess[j] = over if over > excess[j] else excess[j]
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def _find_beyond(
     u: np.ndarray,
     upper: np.ndarray,
     lower: np.ndarray,
-    two_sided: bool,
     counts: np.ndarray,
     found: np.ndarray,
-    n_parts: int,
+    two_sided: bool,
+    first: int,
+    last: int,
 ) -> None:
-    """The columns of each row beyond their thresholds, and how many there are."""
-    rows, columns = u.shape
+    """In rows `first` to `last - 1`: the columns beyond their thresholds and their number."""
+    columns = u.shape[1]
     n = columns // _GROUPS[0]
-    for part in prange(n_parts):
-        excess = np.empty(n, np.float32)
-        for row in range(part * rows // n_parts, (part + 1) * rows // n_parts):
-            entries = u[row]
-            _largest_excess(entries, upper, lower, two_sided, excess)
-            count = 0
-            for j in range(n):
-                if excess[j] >= 0:
-                    for i in range(j, _GROUPS[0] * n, n):
-                        if entries[i] > upper[i] or (two_sided and entries[i] < -lower[i]):
-                            found[row, count] = i
-                            count += 1
-            for i in range(_GROUPS[0] * n, columns):  # columns that fill no group
-                if entries[i] > upper[i] or (two_sided and entries[i] < -lower[i]):
+    excess = np.empty(n, np.float32)
+    for row in range(first, last):
+        entries = u[row]
+        _largest_excess(entries, upper, lower, two_sided, excess)
+        count = 0
+        for j in range(n):
+            if excess[j] >= 0:
+                for i in range(j, _GROUPS[0] * n, n):
                     found[row, count] = i
-                    count += 1
-            counts[row] = count
+                    count += entries[i] > upper[i] or (two_sided and entries[i] < -lower[i])
+        for i in range(_GROUPS[0] * n, columns):  # columns that fill no group
+            found[row, count] = i
+            count += entries[i] > upper[i] or (two_sided and entries[i] < -lower[i])
+        counts[row] = count
 
 
 @njit(cache=True, parallel=True)
-def _collect(
+def _find_beyond_in_parallel(
     u: np.ndarray,
-    found: np.ndarray,
-    begins: np.ndarray,
+    upper: np.ndarray,
+    lower: np.ndarray,
     counts: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
+    found: np.ndarray,
+    two_sided: bool,
     n_parts: int,
 ) -> None:
-    """What was found in each row, one row after the other."""
+    """`_find_beyond` over all rows, in parts that run at a time."""
     rows = u.shape[0]
     for part in prange(n_parts):
-        for row in range(part * rows // n_parts, (part + 1) * rows // n_parts):
-            for j in range(counts[row]):
-                indices[begins[row] + j] = found[row, j]
-                values[begins[row] + j] = u[row, found[row, j]]
+        first, last = part * rows // n_parts, (part + 1) * rows // n_parts
+        _find_beyond(u, upper, lower, counts, found, two_sided, first, last)
+
+
+@njit(cache=True)
+def _collect(
+    u: np.ndarray, counts: np.ndarray, found: np.ndarray, indices: np.ndarray, values: np.ndarray
+) -> None:
+    """What was found in each row, one row after the other."""
+    n = 0
+    for row in range(u.shape[0]):
+        for j in range(counts[row]):
+            indices[n] = found[row, j]
+            values[n] = u[row, found[row, j]]
+            n += 1

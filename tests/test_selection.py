@@ -182,3 +182,24 @@ def test_compiled_code_is_left_alone_where_it_is_slow_or_unsafe(variable: dict[s
         check=True,
     )
     assert done.stdout.strip() == "None", done.stdout + done.stderr
+
+
+@needs_numba
+def test_compiled_code_runs_in_a_forked_process_with_one_thread() -> None:
+    """As a data loader's workers do; the threads of the parent are not theirs."""
+    program = """
+import os, torch
+from sae_lens_bipolar import selection
+torch.set_num_threads(2)
+u, upper = torch.randn(64, 2048), torch.ones(2048)
+expected = selection.top_k(u, 5, "value")[0].sum(), selection.beyond(u, upper)[2].sum()
+if not (child := os.fork()):
+    torch.set_num_threads(1)
+    found = selection.top_k(u, 5, "value")[0].sum(), selection.beyond(u, upper)[2].sum()
+    os._exit(0 if torch.allclose(torch.stack(found), torch.stack(expected)) else 1)
+print(selection._kernels() is not None, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["True", "0"], done.stdout + done.stderr

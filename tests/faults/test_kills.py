@@ -46,10 +46,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(autouse=True)
 def progress_bars_of_one_process() -> Iterator[None]:
     """tqdm's lock is shared by forked processes: a child killed holding it would stop the next."""
-    shared = tqdm.get_lock()
-    tqdm.set_lock(threading.RLock())
+    kinds = [tqdm]
+    for kind in kinds:  # a kind of bar that was used first has a lock of its own
+        kinds += kind.__subclasses__()
+    shared = {kind: kind._lock for kind in kinds if "_lock" in vars(kind)}
+    for kind in {tqdm, *shared}:
+        kind.set_lock(threading.RLock())
     yield
-    tqdm.set_lock(shared)
+    for kind, lock in shared.items():
+        kind.set_lock(lock)
 
 
 def run_in_child(work: Callable[[], object], seconds: float | None, log: Path) -> bool:

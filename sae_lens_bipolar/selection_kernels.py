@@ -60,7 +60,11 @@ def usable() -> bool:
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return False
     one = np.zeros((2, 1), np.float32)
+    n_threads = torch.get_num_threads()
     _rows_in_parallel(one, one.copy(), np.zeros((2, 1), np.int64), False, 1, 2)
+    # When numba starts its threads it sets their number, and, with one OpenMP in the process, that
+    # of torch's too (numba 0.68, np/ufunc/omppool.cpp, launch_threads).
+    torch.set_num_threads(n_threads)
     # "workqueue" aborts the process when a second thread calls.
     return threading_layer() != "workqueue"
 

@@ -185,6 +185,24 @@ def test_compiled_code_is_left_alone_where_it_is_slow_or_unsafe(variable: dict[s
 
 
 @needs_numba
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_code_leaves_torch_its_threads(threads: int) -> None:
+    program = f"""
+import torch
+from sae_lens_bipolar import selection
+torch.set_num_threads({threads})
+kernels = selection._kernels()
+selection.top_k(torch.randn(64, 2048), 5, "value")
+selection.beyond(torch.randn(64, 2048), torch.ones(2048))
+print(kernels is not None, torch.get_num_threads())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", str(threads)], done.stdout + done.stderr
+
+
+@needs_numba
 def test_compiled_code_runs_in_a_forked_process_with_one_thread() -> None:
     """As a data loader's workers do; the threads of the parent are not theirs."""
     program = """

@@ -27,7 +27,7 @@ RESULTS = HERE / "results.json"
 ROWS = {"oldest": "oldest", "newest": "newest", "saebench": "newest, with SAEBench"}
 PACKAGES = (
     *("sae-lens", "transformer-lens", "transformers", "numpy", "torch", "sae-bench"),
-    *("datasets", "huggingface-hub", "pandas", "tokenizers", "numba"),
+    *("datasets", "huggingface-hub", "pandas", "tokenizers"),
 )
 _VERSIONS = """
 import json, platform, sys

@@ -24,19 +24,20 @@ _COMPILED_FROM = 1 << 16
 def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
     """The k entries of each row with the largest magnitude (or value), in no order.
 
-        Dense equivalent: `i = u.abs().topk(k).indices; u.gather(1, i), i`. Which of two equal
-    XX
-        A row's k largest entries lie within the k groups with the largest maxima: an entry of any
-        other group is at most that group's maximum, hence no larger than k others. So the search
-        descends from coarse groups to fine ones.
+    Dense equivalent: `i = u.abs().topk(k).indices; u.gather(1, i), i`. Which of two equal
+    candidates is kept is not defined. On CPU compiled code does it where numba is installed.
 
-        Args:
-            u: `[rows, columns]`.
-            k: entries per row, `1 <= k <= columns`.
-            ranking: "magnitude" for the largest `|u|`, "value" for the largest `u`.
+    A row's k largest entries lie within the k groups with the largest maxima: an entry of any
+    other group is at most that group's maximum, hence no larger than k others. So the search
+    descends from coarse groups to fine ones.
 
-        Returns:
-            Values and column indices, `[rows, k]` each.
+    Args:
+        u: `[rows, columns]`.
+        k: entries per row, `1 <= k <= columns`.
+        ranking: "magnitude" for the largest `|u|`, "value" for the largest `u`.
+
+    Returns:
+        Values and column indices, `[rows, k]` each.
     """
     if _suits_compiled_code(u) and (kernels := _kernels()):
         return kernels.top_k(u, k, by_value=ranking == "value")  # type: ignore[no-any-return]

@@ -7,15 +7,15 @@ from sae_lens_bipolar.architectures.batch_abstopk import (
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUTrainingSAEConfig
 from sae_lens_bipolar.architectures.bi_topk import BiTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, register, unregister
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.unrolled_abstopk import UnrolledAbsTopKTrainingSAEConfig
-from sae_lens_bipolar.checkpoints import load_sae
-from sae_lens_bipolar.corpora import load_documents, split_tokens
-from sae_lens_bipolar.metrics import measure
-from sae_lens_bipolar.models import load_model
-from sae_lens_bipolar.polarity import split
-from sae_lens_bipolar.registration import ARCHITECTURES, register, unregister
+from sae_lens_bipolar.evaluation.reconstruction import measure
+from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
+from sae_lens_bipolar.inputs.models import load_model
+from sae_lens_bipolar.polarity.splitting import split
+from sae_lens_bipolar.runs.checkpoints import load_sae
 
 __version__ = "0.1.0"
 

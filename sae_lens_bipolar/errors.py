@@ -3,8 +3,10 @@
 Every class is a `ValueError`, so code written against SAELens's own checks keeps working.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class BipolarError(ValueError):
@@ -47,3 +49,31 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return `"; did you mean 'a', 'b'?"` with the known names nearest to `name`, or `""`."""
     near = get_close_matches(name, list(known), n=n, cutoff=0.5)
     return f"; did you mean {', '.join(map(repr, near))}?" if near else ""
+
+
+def require_number(
+    value: Any,
+    field: str,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    exclusive: bool = False,
+) -> None:
+    """Raise `ConfigError` unless `value` is finite, `>= minimum` (`>` when `exclusive`) and
+    `<= maximum`.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    low = number and (value > minimum if exclusive else value >= minimum)
+    if low and math.isfinite(value) and value <= maximum:
+        return
+    bounds = f" {'>' if exclusive else '>='} {minimum:g}" if minimum > -math.inf else ""
+    bounds += f" and <= {maximum:g}" if maximum < math.inf else ""
+    raise ConfigError(f"{field}={value!r} is not allowed: it must be a finite number{bounds}.")
+
+
+def require_choice(value: Any, allowed: Sequence[str], field: str) -> None:
+    """Raise `ConfigError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ConfigError(
+            f"{field}={value!r} is not allowed: it must be one of {', '.join(map(repr, allowed))}"
+            f"{did_you_mean(str(value), allowed)}."
+        )

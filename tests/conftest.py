@@ -14,8 +14,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
-from tiny_models import TINY_ARCHITECTURES, save_tiny_model, write_text
 from transformer_lens import HookedTransformer
+
+from tests.tiny_models import TINY_ARCHITECTURES, save_tiny_model, write_text
 
 torch.set_num_threads(1)
 
@@ -36,6 +37,6 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_dirs: dict[str, Path]) -> HookedTransformer:
     """The tiny GPT-2 (2 layers, d_model 32) as the package's loader gives it. Do not alter it."""
-    from sae_lens_bipolar.models import load_model
+    from sae_lens_bipolar.inputs.models import load_model
 
     return load_model(str(tiny_model_dirs["gpt2"]))

@@ -2,7 +2,7 @@
 
 from sae_lens.saes import abstopk_sae
 
-from sae_lens_bipolar.architectures.sparse_step import SparseStep
+from sae_lens_bipolar.architectures.training.top_k_step import SparseStep
 
 
 class AbsTopKTrainingSAE(SparseStep, abstopk_sae.AbsTopKTrainingSAE):

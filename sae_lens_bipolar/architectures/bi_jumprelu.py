@@ -38,13 +38,9 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import (
-    check_fields,
-    require_choice,
-    require_finite,
-    require_number,
-)
-from sae_lens_bipolar.architectures.precision import kept_in_float32
+from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite
+from sae_lens_bipolar.architectures.training.precision import kept_in_float32
+from sae_lens_bipolar.errors import require_choice, require_number
 
 _THRESHOLDS = ("threshold_positive", "threshold_negative")
 

@@ -37,13 +37,8 @@ from sae_lens.saes.topk_sae import (
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import (
-    check_fields,
-    require_finite,
-    require_k,
-    require_number,
-)
-from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
+from sae_lens_bipolar.errors import ConfigError, require_number
 
 
 @dataclass

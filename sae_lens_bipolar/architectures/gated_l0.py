@@ -16,11 +16,11 @@ from sae_lens.saes.gated_sae import (
 from sae_lens.saes.sae import SAEConfig
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.bi_jump_relu import Polarities
-from sae_lens_bipolar.architectures.checks import check_fields
-from sae_lens_bipolar.architectures.gated_step import GatedStep
-from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE, check_l0_options
-from sae_lens_bipolar.projection import Projection
+from sae_lens_bipolar.architectures.training.checks import check_fields
+from sae_lens_bipolar.architectures.training.gate import Polarities
+from sae_lens_bipolar.architectures.training.gated_step import GatedStep
+from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE, check_l0_options
+from sae_lens_bipolar.sparse.projection import Projection
 
 
 @dataclass

@@ -36,11 +36,11 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
-from sae_lens_bipolar.architectures.checks import check_fields, require_choice, require_number
-from sae_lens_bipolar.architectures.gated_step import GatedStep
-from sae_lens_bipolar.architectures.l0_control import L0_DAMPING, L0_RATE, check_l0_options
-from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.architectures.training.checks import check_fields
+from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
+from sae_lens_bipolar.architectures.training.gated_step import GatedStep
+from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE, check_l0_options
+from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
 Symmetry = Literal["full", "gain", "none"]
 # How many of (log_threshold, log_gain, b_mag) are shared by the two polarities.

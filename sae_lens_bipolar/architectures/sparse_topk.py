@@ -6,8 +6,8 @@ from sae_lens.saes.sae import SAEConfig
 from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import check_fields, require_k
-from sae_lens_bipolar.architectures.sparse_step import SparseStep
+from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
+from sae_lens_bipolar.architectures.training.top_k_step import SparseStep
 from sae_lens_bipolar.errors import ConfigError
 
 

@@ -32,14 +32,9 @@ from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.checks import (
-    check_fields,
-    require_finite,
-    require_k,
-    require_number,
-)
-from sae_lens_bipolar.architectures.precision import kept_in_float32
-from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
+from sae_lens_bipolar.architectures.training.precision import kept_in_float32
+from sae_lens_bipolar.errors import ConfigError, require_number
 
 _MOST_STEPS = 1000  # each is two products of the size of the encoder's; more is a mistake
 

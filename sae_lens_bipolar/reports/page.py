@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from sae_lens_bipolar.files import atomic_path
+from sae_lens_bipolar.files.atomic import atomic_path
 from sae_lens_bipolar.reports import drawing, excerpts, figures, tables
 from sae_lens_bipolar.reports.rundir import Run, find_setting, read_run
 

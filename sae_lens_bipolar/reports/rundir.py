@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sae_lens_bipolar.errors import DataError
-from sae_lens_bipolar.reports.fields import (
+from sae_lens_bipolar.files.fields import (
     a_list,
     an_object,
     check_field,

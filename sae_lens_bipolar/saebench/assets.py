@@ -11,11 +11,11 @@ from datasets import config as datasets_config
 from huggingface_hub import HfApi
 
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.fetch import check_hub
-from sae_lens_bipolar.files import sha256_of
-from sae_lens_bipolar.models import BUNDLED
+from sae_lens_bipolar.files.atomic import sha256_of
+from sae_lens_bipolar.inputs.fetch import check_hub
+from sae_lens_bipolar.inputs.models import BUNDLED
 from sae_lens_bipolar.saebench.config import BenchConfig
-from sae_lens_bipolar.saebench.hosts import BenchError
+from sae_lens_bipolar.saebench.host.hosts import BenchError
 
 FORGET_CORPUS = "cais/wmdp-bio-forget-corpus"
 # Where SAEBench expects it, relative to the working directory.

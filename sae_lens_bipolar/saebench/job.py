@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_bipolar.saebench.config import BenchConfig
-from sae_lens_bipolar.saebench.llm import LanguageModel
+from sae_lens_bipolar.saebench.host.llm import LanguageModel
 from sae_lens_bipolar.saebench.sizes import Sizes
 
 

@@ -7,8 +7,8 @@ import torch
 from sae_lens.saes.sae import SAE
 
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.polarity import is_signed, split
-from sae_lens_bipolar.saebench.views import LatentView
+from sae_lens_bipolar.polarity.splitting import is_signed, split
+from sae_lens_bipolar.saebench.host.views import LatentView
 
 
 def benchmarked(sae: SAE[Any], protocol: str) -> SAE[Any] | LatentView:

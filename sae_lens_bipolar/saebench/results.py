@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.files import read_json, write_text
+from sae_lens_bipolar.files.atomic import read_json, write_text
 
 COLUMNS = (
     *("sae", "architecture", "model", "hook", "suite", "protocol"),

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from sae_lens_bipolar.errors import BipolarError, ConfigError, ModelError
-from sae_lens_bipolar.files import sha256_of, write_json
-from sae_lens_bipolar.locks import lock_run
-from sae_lens_bipolar.models import BUNDLED, bundled_model_dir, check_hook
-from sae_lens_bipolar.runs import command_line, require_same_run, start_run
+from sae_lens_bipolar.files.atomic import sha256_of, write_json
+from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hook
+from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
 from sae_lens_bipolar.saebench import assets, store
 from sae_lens_bipolar.saebench.config import PROTOCOLS, BenchConfig
-from sae_lens_bipolar.saebench.hosts import require_saebench
-from sae_lens_bipolar.saebench.isolation import isolated, same_randomness
+from sae_lens_bipolar.saebench.host.hosts import require_saebench
+from sae_lens_bipolar.saebench.host.isolation import isolated, same_randomness
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
 from sae_lens_bipolar.saebench.results import write_rows
 from sae_lens_bipolar.saebench.sources import Source, find_saes
@@ -138,7 +138,7 @@ def _tasks(subject: _Subject, config: BenchConfig) -> list[_Task]:
 
 
 def _identity(task: _Task, config: BenchConfig) -> dict[str, Any]:
-    from sae_lens_bipolar.saebench import suites
+    from sae_lens_bipolar.saebench.suites import registry as suites
 
     return {
         "SAE": task.subject.source.digest,
@@ -178,7 +178,7 @@ def _run_all(pending: Sequence[_Task], config: BenchConfig, output: Path) -> lis
 
 
 def _refusal(task: _Task, found: Iterable[assets.Asset]) -> str | None:
-    from sae_lens_bipolar.saebench import suites
+    from sae_lens_bipolar.saebench.suites import registry as suites
 
     return assets.missing_for(task.suite, found) or suites.refusal(task.suite, task.subject.hook)
 
@@ -192,7 +192,7 @@ def _run_model(
     name: str, tasks: Sequence[_Task], config: BenchConfig, output: Path, progress: Any
 ) -> list[tuple[_Task, str]]:
     """Run `tasks`, suite by suite, so that runs that share a cache follow one another."""
-    from sae_lens_bipolar.saebench.llm import LanguageModel
+    from sae_lens_bipolar.saebench.host.llm import LanguageModel
 
     try:
         model = LanguageModel(name, config.device, config.llm_dtype, config.trust_remote_code)
@@ -214,9 +214,9 @@ def _run_model(
 
 def _run_task(task: _Task, model: Any, config: BenchConfig, output: Path) -> str | None:
     """Run one suite on one SAE; the reason if it gave no number."""
-    from sae_lens_bipolar.saebench import suites
     from sae_lens_bipolar.saebench.job import Job
     from sae_lens_bipolar.saebench.sizes import choose_sizes
+    from sae_lens_bipolar.saebench.suites import registry as suites
 
     subject, name = task.subject, task.subject.source.name
     log = store.log_path(output, task.suite, task.protocol, name)

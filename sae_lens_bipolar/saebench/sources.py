@@ -13,11 +13,11 @@ from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAE
 
-from sae_lens_bipolar.checkpoints import load_sae
 from sae_lens_bipolar.errors import CheckpointError, ConfigError
-from sae_lens_bipolar.files import sha256_of
-from sae_lens_bipolar.polarity import inference_form
-from sae_lens_bipolar.training import CHECKPOINTS
+from sae_lens_bipolar.files.atomic import sha256_of
+from sae_lens_bipolar.files.names import CHECKPOINTS
+from sae_lens_bipolar.polarity.splitting import inference_form
+from sae_lens_bipolar.runs.checkpoints import load_sae
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 

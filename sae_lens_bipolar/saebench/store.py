@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.files import atomic_path, read_json, remove_scratch, write_json
+from sae_lens_bipolar.files.atomic import atomic_path, read_json, remove_scratch, write_json
 from sae_lens_bipolar.saebench.config import PROTOCOLS, SUITES
-from sae_lens_bipolar.saebench.hosts import BenchError
+from sae_lens_bipolar.saebench.host.hosts import BenchError
 from sae_lens_bipolar.saebench.results import HEADLINES, metrics_of
 
 RUNS, CACHES, LOGS, SCRATCH, RECORD = "saebench", "cache", "logs", ".scratch", "run.json"

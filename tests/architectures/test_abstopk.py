@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
-from sae_lens_bipolar.sparse_latents import SparseLatents
+from sae_lens_bipolar.sparse.deferred import SparseLatents
 
 D_IN, D_SAE, K = 8, 64, 4
 

@@ -5,7 +5,30 @@ from typing import Any
 
 import pytest
 import torch
-from family import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sae_lens.saes.batchtopk_sae import (
+    BatchTopK,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+)
+from sae_lens.saes.matryoshka_batchtopk_sae import (
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
+from sae_lens.saes.sae import SAE
+
+from sae_lens_bipolar.architectures import prox
+from sae_lens_bipolar.architectures.batch_abstopk import (
+    BatchAbsTopK,
+    BatchAbsTopKTrainingSAE,
+    BatchAbsTopKTrainingSAEConfig,
+    MatryoshkaBatchAbsTopKTrainingSAE,
+    MatryoshkaBatchAbsTopKTrainingSAEConfig,
+)
+from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAE
+from sae_lens_bipolar.errors import ActivationError, ConfigError
+from tests.architectures.family import (
     BATCH,
     D_IN,
     D_SAE,
@@ -25,29 +48,6 @@ from family import (
     run_step,
     train,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sae_lens.saes.batchtopk_sae import (
-    BatchTopK,
-    BatchTopKTrainingSAE,
-    BatchTopKTrainingSAEConfig,
-)
-from sae_lens.saes.matryoshka_batchtopk_sae import (
-    MatryoshkaBatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAEConfig,
-)
-from sae_lens.saes.sae import SAE
-
-from sae_lens_bipolar import prox
-from sae_lens_bipolar.architectures.batch_abstopk import (
-    BatchAbsTopK,
-    BatchAbsTopKTrainingSAE,
-    BatchAbsTopKTrainingSAEConfig,
-    MatryoshkaBatchAbsTopKTrainingSAE,
-    MatryoshkaBatchAbsTopKTrainingSAEConfig,
-)
-from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAE
-from sae_lens_bipolar.errors import ActivationError, ConfigError
 
 K = 3.5
 WIDTHS = [4, 10, D_SAE]

@@ -5,7 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from family import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
+from sae_lens.saes.sae import SAE, TrainCoefficientConfig, TrainingSAE
+
+from sae_lens_bipolar.architectures import prox
+from sae_lens_bipolar.architectures.bi_jumprelu import (
+    BiJumpReLUSAE,
+    BiJumpReLUSAEConfig,
+    BiJumpReLUTrainingSAE,
+    BiJumpReLUTrainingSAEConfig,
+)
+from sae_lens_bipolar.errors import ActivationError, ConfigError
+from sae_lens_bipolar.polarity.splitting import inference_form
+from tests.architectures.family import (
     D_IN,
     D_SAE,
     FOLDED_NORMALISATIONS,
@@ -24,20 +38,6 @@ from family import (
     run_step,
     train,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
-from sae_lens.saes.sae import SAE, TrainCoefficientConfig, TrainingSAE
-
-from sae_lens_bipolar import prox
-from sae_lens_bipolar.architectures.bi_jumprelu import (
-    BiJumpReLUSAE,
-    BiJumpReLUSAEConfig,
-    BiJumpReLUTrainingSAE,
-    BiJumpReLUTrainingSAEConfig,
-)
-from sae_lens_bipolar.errors import ActivationError, ConfigError
-from sae_lens_bipolar.polarity import inference_form
 
 LOSSES: dict[str, dict[str, Any]] = {
     "step": {"jumprelu_sparsity_loss_mode": "step"},

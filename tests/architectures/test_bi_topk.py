@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from family import (
+from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+
+from sae_lens_bipolar.architectures.bi_topk import (
+    BiTopKSAE,
+    BiTopKSAEConfig,
+    BiTopKTrainingSAE,
+    BiTopKTrainingSAEConfig,
+)
+from sae_lens_bipolar.errors import ActivationError, ConfigError
+from tests.architectures.family import (
     D_IN,
     D_SAE,
     FOLDED_NORMALISATIONS,
@@ -24,16 +34,6 @@ from family import (
     run_step,
     train,
 )
-from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig
-from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-
-from sae_lens_bipolar.architectures.bi_topk import (
-    BiTopKSAE,
-    BiTopKSAEConfig,
-    BiTopKTrainingSAE,
-    BiTopKTrainingSAEConfig,
-)
-from sae_lens_bipolar.errors import ActivationError, ConfigError
 
 K = 5
 DEAD = {"none": 0, "few": 3, "many": 9, "all": D_SAE}

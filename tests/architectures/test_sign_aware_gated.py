@@ -12,11 +12,11 @@ from sae_lens.saes.sae import TrainStepInput
 from torch.testing import assert_close
 
 import sae_lens_bipolar  # noqa: F401  (registers the architectures)
-from sae_lens_bipolar.architectures.bi_jump_relu import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAE,
     SignAwareGatedTrainingSAEConfig,
 )
+from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.errors import ActivationError, ConfigError
 
 D_IN, D_SAE, BATCH = 5, 11, 7

@@ -18,7 +18,7 @@ from sae_lens_bipolar.architectures.sparse_topk import (
     SparseTopKTrainingSAEConfig,
 )
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.sparse_latents import SparseLatents
+from sae_lens_bipolar.sparse.deferred import SparseLatents
 
 
 def make(**options: object) -> SparseTopKTrainingSAE:

@@ -7,7 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from family import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sae_lens.saes.abstopk_sae import (
+    AbsTopKSAE,
+    AbsTopKTrainingSAE,
+    AbsTopKTrainingSAEConfig,
+)
+from sae_lens.saes.sae import SAE
+
+from sae_lens_bipolar.architectures import prox
+from sae_lens_bipolar.architectures.unrolled_abstopk import (
+    UnrolledAbsTopKSAE,
+    UnrolledAbsTopKSAEConfig,
+    UnrolledAbsTopKTrainingSAE,
+    UnrolledAbsTopKTrainingSAEConfig,
+)
+from sae_lens_bipolar.errors import ActivationError, ConfigError
+from tests.architectures.family import (
     D_IN,
     D_SAE,
     FOLDED_NORMALISATIONS,
@@ -23,23 +40,6 @@ from family import (
     run_step,
     train,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sae_lens.saes.abstopk_sae import (
-    AbsTopKSAE,
-    AbsTopKTrainingSAE,
-    AbsTopKTrainingSAEConfig,
-)
-from sae_lens.saes.sae import SAE
-
-from sae_lens_bipolar import prox
-from sae_lens_bipolar.architectures.unrolled_abstopk import (
-    UnrolledAbsTopKSAE,
-    UnrolledAbsTopKSAEConfig,
-    UnrolledAbsTopKTrainingSAE,
-    UnrolledAbsTopKTrainingSAEConfig,
-)
-from sae_lens_bipolar.errors import ActivationError, ConfigError
 
 K = 4
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from architecture_list import ARCHITECTURE_LIST, Entry
 from sae_lens.saes.sae import TrainingSAEConfig
 from safetensors.torch import load, save_file
+
+from tests.architecture_list import ARCHITECTURE_LIST, Entry
 
 D_IN, D_SAE = 4, 16
 VALUES: tuple[Any, ...] = (

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_run import write_run
 from safetensors.torch import load_file
-from test_training import CONTEXT, make_config
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.corpora import load_documents, split_tokens
 from sae_lens_bipolar.errors import DiskFullError
-from sae_lens_bipolar.files import explaining_full_disk
-from sae_lens_bipolar.hub import PublishConfig, publish
-from sae_lens_bipolar.training import RunDirectoryRunner
+from sae_lens_bipolar.files.atomic import explaining_full_disk
+from sae_lens_bipolar.hub.publishing import PublishConfig, publish
+from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
+from sae_lens_bipolar.runs.runner import RunDirectoryRunner
+from tests.hub.published_run import write_run
+from tests.runs.test_runner import CONTEXT, make_config
 
 
 def with_room_for(n_bytes: int, work: Callable[[], object], log: Path) -> str:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from fuzz_cases import ConfigCase, configs, copy_of, damage, yaml_files
-from published_run import D_IN as RUN_D_IN
-from published_run import NAMES, write_run
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainStepInput
 
-from sae_lens_bipolar.checkpoints import load_sae, seal_checkpoint
+from sae_lens_bipolar.cli.train import parse, train
 from sae_lens_bipolar.errors import BipolarError, CheckpointError
-from sae_lens_bipolar.train_command import parse, train
+from sae_lens_bipolar.runs.checkpoints import load_sae, seal_checkpoint
+from tests.faults.fuzz_cases import ConfigCase, configs, copy_of, damage, yaml_files
+from tests.hub.published_run import D_IN as RUN_D_IN
+from tests.hub.published_run import NAMES, write_run
 
 CONFIGS, YAML_FILES, TRAINED, CHECKPOINTS = 1300, 400, 40, 600
 SECONDS = 60  # a case that takes longer hangs

@@ -21,19 +21,19 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from hub_clients import clients_at
-from hub_server import HubServer
-from published_run import write_run
 from safetensors.torch import load_file
-from test_training import CONTEXT, make_config
 from tqdm.std import tqdm
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.checkpoints import is_whole, latest_checkpoint, load_sae
-from sae_lens_bipolar.corpora import load_documents, split_tokens
-from sae_lens_bipolar.hub import PublishConfig, publish
-from sae_lens_bipolar.runs import read_metrics
-from sae_lens_bipolar.training import RunDirectoryRunner
+from sae_lens_bipolar.hub.publishing import PublishConfig, publish
+from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
+from sae_lens_bipolar.runs.checkpoints import is_whole, latest_checkpoint, load_sae
+from sae_lens_bipolar.runs.directory import read_metrics
+from sae_lens_bipolar.runs.runner import RunDirectoryRunner
+from tests.hub.fake.clients import clients_at
+from tests.hub.fake.server import HubServer
+from tests.hub.published_run import write_run
+from tests.runs.test_runner import CONTEXT, make_config
 
 TRAINING_KILLS, PUBLISH_KILLS = 40, 20
 KILLS_A_RUN = 4  # then it is left to end: what a kill costs must never be that it cannot

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-_SERVE = "import sys; sys.path[:0] = {path!r}; from bench_children import serve; serve()"
+_SERVE = (
+    "import sys; sys.path[:0] = {path!r}; from tests.saebench.bench_children import serve; serve()"
+)
 
 
 class BenchChildren:
@@ -64,8 +66,8 @@ def serve() -> None:
     """Fork a child for each line of stdin; answer its id, and then its exit code."""
     import torch
 
-    import sae_lens_bipolar.saebench.llm
-    import sae_lens_bipolar.saebench.suites  # noqa: F401  SAEBench and all it imports
+    import sae_lens_bipolar.saebench.host.llm
+    import sae_lens_bipolar.saebench.suites.registry  # noqa: F401  SAEBench and all it imports
 
     torch.set_num_threads(1)
     assert threading.active_count() == 1
@@ -79,9 +81,8 @@ def serve() -> None:
 
 
 def _bench_and_exit(sae: Path, output: Path, log: Path) -> NoReturn:
-    from bench_models import tiny_config
-
     from sae_lens_bipolar.saebench import bench
+    from tests.saebench.bench_models import tiny_config
 
     code = 1
     try:

@@ -16,7 +16,6 @@ from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAE
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
-from tiny_models import BOS, CONTEXT, EOS, PAD, save_tiny_model, sentences
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -30,6 +29,7 @@ from sae_lens_bipolar.architectures.unrolled_abstopk import (
     UnrolledAbsTopKSAEConfig,
 )
 from sae_lens_bipolar.saebench import BenchConfig
+from tests.tiny_models import BOS, CONTEXT, EOS, PAD, save_tiny_model, sentences
 
 D_IN, D_SAE, K = 32, 48, 6
 HOOK = "blocks.0.hook_resid_post"

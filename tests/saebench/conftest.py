@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_clients import clients_at
-from hub_server import HubServer
-from suite_data import FORGET_TOKEN, serve_suite_data
+
+from tests.hub.fake.clients import clients_at
+from tests.hub.fake.server import HubServer
+from tests.saebench.suite_data import FORGET_TOKEN, serve_suite_data
 
 # What is tested without SAEBench (the `bench` extra) installed.
 _WITHOUT_SAEBENCH = ("test_results_tables", "test_run_sources", "test_suites_protocols")

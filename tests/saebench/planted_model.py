@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
-from tiny_models import BOS, EOS, PAD
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from sae_lens_bipolar.saebench import BenchConfig, bench
+from tests.tiny_models import BOS, EOS, PAD
 
 HOOK = "blocks.0.hook_resid_post"
 UNKNOWN = "<|unk|>"

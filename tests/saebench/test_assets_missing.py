@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
-from hub_clients import clients_at
-from hub_server import HubServer
-from suite_data import write_forget_corpus
-from tiny_models import write_text
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.saebench import assets, bench
 from sae_lens_bipolar.saebench.config import SUITES
+from tests.hub.fake.clients import clients_at
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
+from tests.saebench.suite_data import write_forget_corpus
+from tests.tiny_models import write_text
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
-from tiny_models import write_text
 
 from sae_lens_bipolar.errors import DataError
-from sae_lens_bipolar.hub import PublishConfig, publish
+from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.saebench import bench, read_rows
+from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
+from tests.tiny_models import write_text
 
 
 def test_results_in_the_checkpoints_own_folder_reach_the_card(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
-from hub_server import HubServer
+
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
 
 pytest.importorskip("sae_bench")
 from sae_bench.evals.ravel.instance import RAVELInstance
@@ -19,10 +20,11 @@ from sae_bench.evals.ravel.mdbm import MDBM
 from sae_lens.saes.abstopk_sae import AbsTopKSAE
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.saebench import bench, llm
+from sae_lens_bipolar.saebench import bench
 from sae_lens_bipolar.saebench.config import SUITES
-from sae_lens_bipolar.saebench.hosts import BenchError, replaced
-from sae_lens_bipolar.saebench.isolation import isolated
+from sae_lens_bipolar.saebench.host import llm
+from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.saebench.host.isolation import isolated
 
 
 class Loaded(llm.LanguageModel):
@@ -65,7 +67,7 @@ def process() -> dict[str, Any]:
 
 
 def import_suites() -> None:
-    import sae_lens_bipolar.saebench.suites  # noqa: F401
+    import sae_lens_bipolar.saebench.suites.registry  # noqa: F401
 
 
 @pytest.fixture(params=[True, False], ids=["grad", "no-grad"])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
-from hub_server import HubServer
 
 from sae_lens_bipolar.saebench import bench
 from sae_lens_bipolar.saebench.config import SUITES
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
 
 _VARYING = ("eval_id", "datetime_epoch_millis")
 

@@ -26,10 +26,10 @@ from typing import Any
 
 import pytest
 import torch
-from planted_model import flipped, planted_model, planted_sae, save_planted
 
-from sae_lens_bipolar.files import read_json
+from sae_lens_bipolar.files.atomic import read_json
 from sae_lens_bipolar.saebench import BenchConfig, bench
+from tests.saebench.planted_model import flipped, planted_model, planted_sae, save_planted
 
 pytestmark = pytest.mark.slow  # four runs of about eight seconds
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

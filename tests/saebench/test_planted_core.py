@@ -7,11 +7,11 @@ with 2: L0 = 1, L1 = 2, every latent alive. Its flipped twin fires with -2 inste
 
 import pytest
 import torch
-from hub_server import HubServer
-from planted_model import planted_model, planted_sae, run_twins, save_planted, value
-from suite_data import encyclopedia
 
 from sae_lens_bipolar.saebench import BenchConfig
+from tests.hub.fake.server import HubServer
+from tests.saebench.planted_model import planted_model, planted_sae, run_twins, save_planted, value
+from tests.saebench.suite_data import encyclopedia
 
 
 @pytest.fixture(scope="module")

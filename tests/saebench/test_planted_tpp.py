@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import HubServer
-from planted_model import planted_model, planted_sae, run_twins, save_planted, value
-from suite_data import FILLER, PROFESSIONS, SIDES, class_words
 
 from sae_lens_bipolar.saebench import BenchConfig
+from tests.hub.fake.server import HubServer
+from tests.saebench.planted_model import planted_model, planted_sae, run_twins, save_planted, value
+from tests.saebench.suite_data import FILLER, PROFESSIONS, SIDES, class_words
 
 N = 2  # latents ablated
 SCALE = 10  # large, so that the probes are done within a hundred epochs of five steps

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_children import BenchChildren
-from bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
-from hub_clients import client_environment
-from hub_server import HubServer
-from suite_data import FORGET_TOKEN
-from tiny_models import write_text
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import CSV_FILE
+from tests.hub.fake.clients import client_environment
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_children import BenchChildren
+from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
+from tests.saebench.suite_data import FORGET_TOKEN
+from tests.tiny_models import write_text
 
 KILLS = 24
 KILLS_A_RUN = 6  # then it is left to end

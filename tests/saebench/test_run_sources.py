@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_models import bench_sae, save_bench_sae
-from hub_clients import clients_at
-from hub_server import HubServer
 
 from sae_lens_bipolar.errors import CheckpointError, ConfigError
 from sae_lens_bipolar.saebench.sources import find_saes
+from tests.hub.fake.clients import clients_at
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_models import bench_sae, save_bench_sae
 
 
 @pytest.fixture

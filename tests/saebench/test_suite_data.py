@@ -8,8 +8,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from hub_clients import clients_at
-from hub_server import HubServer
+
+from tests.hub.fake.clients import clients_at
+from tests.hub.fake.server import HubServer
 
 pytest.importorskip("sae_bench")
 from sae_bench.evals.scr_and_tpp.dataset_creation import get_train_test_data
@@ -18,8 +19,16 @@ from sae_bench.evals.scr_and_tpp.main import COLUMN2_VALS_LOOKUP
 from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 from sae_bench.sae_bench_utils import dataset_info, dataset_utils
 from sklearn.linear_model import LogisticRegression
-from suite_data import FORGET_REPO, QUESTIONS, SUBJECTS, TEST_SIZE, TRAIN_SIZE, write_forget_corpus
 from transformer_lens import HookedTransformer
+
+from tests.saebench.suite_data import (
+    FORGET_REPO,
+    QUESTIONS,
+    SUBJECTS,
+    TEST_SIZE,
+    TRAIN_SIZE,
+    write_forget_corpus,
+)
 
 PROBED = SparseProbingEvalConfig().dataset_names
 

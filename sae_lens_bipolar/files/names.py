@@ -1,0 +1,9 @@
+"""Names of the files of a run, spelt once."""
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"  # finished SAEs, a directory each
+PROGRESS = "progress"  # training checkpoints, removed when training is complete
+RESULTS = "results"
+SUMMARY = f"{RESULTS}/summary.json"

@@ -1,0 +1,178 @@
+"""SAEBench's results of the SAEs that are published: gathered from their run, and as the card shows
+them.
+
+What `bench` wrote into a folder of the run's directory (`bench RUN --output RUN/bench`) goes to the
+Hub with the run: one table of all numbers, and each folder's configuration and command.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sae_lens_bipolar.errors import DataError
+from sae_lens_bipolar.files.fields import load_json
+from sae_lens_bipolar.saebench import store
+from sae_lens_bipolar.saebench.config import PROTOCOLS, SUITES, BenchConfig
+from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.sources import Source, find_saes
+
+_MEASURES = {
+    "absorption": "absorption: 1 - mean absorbed fraction",
+    "scr": "SCR, n = {budget}",
+    "tpp": "TPP, n = {budget}",
+    "ravel": "RAVEL: disentanglement",
+    "unlearning": "unlearning: score",
+    "sparse_probing": "sparse probing, k = {budget}: accuracy",
+    "core": "core: loss recovered",
+}
+_NAMES = {"scr": "SCR", "tpp": "TPP", "ravel": "RAVEL", "sparse_probing": "sparse probing"}
+# Which options decide a suite's numbers, where their names do not begin with the suite's.
+_OPTIONS = {"scr": ("ablation_", "scr_"), "tpp": ("ablation_",), "sparse_probing": ("probing_",)}
+_ABSENT = "–"
+_LABELLED = ("scr", "tpp", "sparse_probing")  # read data sets by name, from `data_folder` if there
+
+
+def gather(run_dir: Path, saes: Mapping[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """The numbers in folders of `run_dir` that `bench` wrote: folder -> rows.
+
+    Args:
+        run_dir: of the run, or of one SAE.
+        saes: published id -> checkpoint; rows of other SAEs are left out, and the others' named by
+            these ids.
+
+    Raises:
+        DataError: if a number was measured on other weights of the same name, stands in two folders
+            or is damaged.
+    """
+    outputs = [path.parent for path in sorted(run_dir.glob(f"*/{store.RUNS}")) if path.is_dir()]
+    sources = {id: find_saes([path])[0] for id, path in saes.items()} if outputs else {}
+    found = {output.name: _published_rows(output, sources) for output in outputs}
+    _refuse_twice(found)
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _published_rows(output: Path, saes: Mapping[str, Source]) -> list[dict[str, Any]]:
+    ids: dict[str, str] = {}
+    for file in sorted(output.glob(f"{store.RUNS}/*/*/*/{store.RECORD}")):
+        name, digest = _measured(file)
+        same = [id for id, sae in saes.items() if sae.digest == digest]
+        if same:
+            ids[name] = same[0]
+        elif name in [sae.name for sae in saes.values()]:
+            raise DataError(
+                f"{file} was measured on other weights of {name}: run `bench` again with another "
+                "--output, and move this folder out of the run's directory"
+            )
+    return [row | {"sae": ids[row["sae"]]} for row in store.rows_of(output) if row["sae"] in ids]
+
+
+def _measured(file: Path) -> tuple[str, str]:
+    """Name and digest of the SAE a finished run measured."""
+    try:
+        record = load_json(file)
+        return record["sae"], record["identity"]["SAE"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{file} is no record of `bench`: {error!r}") from error
+
+
+def _refuse_twice(rows_by_output: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    where: dict[tuple[Any, ...], str] = {}
+    keys = ("sae", "suite", "protocol", "metric", "budget", "seed")
+    for name, rows in rows_by_output.items():
+        for row in rows:
+            first = where.setdefault(tuple(row[key] for key in keys), name)
+            if first != name:
+                raise DataError(
+                    f"{first} and {name} both hold {row['suite']} of {row['sae']} with seed "
+                    f"{row['seed']}: move one of them out of the run's directory"
+                )
+
+
+def saebench_section(
+    rows: Sequence[Mapping[str, Any]],
+    saes: Sequence[str],
+    configs: Sequence[Mapping[str, Any]],
+    corpus: str | None,
+) -> dict[str, Any]:
+    """What the card says of SAEBench; an empty `table` if there is no number.
+
+    Args:
+        rows: those of `results/saebench.csv`.
+        saes: published ids to show.
+        configs: `config.yaml` of each folder `bench` wrote.
+        corpus: what the SAEs were trained on.
+    """
+    suites = {str(row["suite"]) for row in rows if row["sae"] in saes}
+    defaults = vars(BenchConfig())
+    options = {
+        (field.name, str(config[field.name]))
+        for config in configs
+        for field in fields(BenchConfig)
+        if field.name in config
+        and _decides(field.name, suites)
+        and _plain(config[field.name]) != _plain(defaults[field.name])
+    }
+    folders = sorted(value for name, value in options if name == "data_folder")
+    return {
+        "table": headline_markdown(rows, saes),
+        "seeds": ", ".join(map(str, sorted({row["seed"] for row in rows}))),
+        "not_run": ", ".join(_NAMES.get(suite, suite) for suite in SUITES if suite not in suites),
+        "own_settings": not options,
+        "data_folders": ", ".join(f"`{folder}`" for folder in folders),
+        "seen_corpus": "core" in suites and ("core_dataset", corpus) in options,
+    }
+
+
+def _decides(option: str, suites: Iterable[str]) -> bool:
+    if option == "data_folder":
+        return any(suite in _LABELLED for suite in suites)
+    prefixes = {prefix for suite in suites for prefix in _OPTIONS.get(suite, (f"{suite}_",))}
+    return option == "context_length" or option.startswith(tuple(prefixes))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) -> str:
+    """The number that stands for each suite: a row a suite and protocol, a column an SAE.
+
+    The protocol that is right for signed latents comes first, marked *; one row stands for both
+    where they agree. Absorption is 1 - the fraction, so that higher is better everywhere. Seeds are
+    averaged.
+
+    Returns:
+        The table; "" if no row belongs to one of `saes`.
+    """
+    shown = [sae for sae in saes if any(row["sae"] == sae for row in rows)]
+    lines = []
+    for suite, (metric, budget, right) in HEADLINES.items():
+        key = (suite, metric, budget)
+        of_suite = [row for row in rows if (row["suite"], row["metric"], row["budget"]) == key]
+        cells = {
+            protocol: [_cell(suite, of_suite, sae, protocol) for sae in shown]
+            for protocol in sorted(PROTOCOLS, key=lambda protocol: protocol != right)
+        }
+        label = _MEASURES[suite].format(budget=budget)
+        measured = {p: values for p, values in cells.items() if set(values) - {_ABSENT}}
+        if len(measured) == 2 and measured["signed"] == measured["split"]:
+            measured = {"both": measured["signed"]}
+        for protocol, values in measured.items():
+            lines.append([label, protocol + " *" * (protocol == right), *values])
+            label = ""
+    if not shown or not lines:
+        return ""
+    heads = ["suite", "protocol", *(f"`{sae}`" for sae in shown)]
+    rule = [":---", ":---", *("---:" for _ in shown)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines))
+
+
+def _cell(suite: str, rows: Iterable[Mapping[str, Any]], sae: str, protocol: str) -> str:
+    values = [row["value"] for row in rows if (row["sae"], row["protocol"]) == (sae, protocol)]
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return _ABSENT
+    return f"{1 - fmean(values) if suite == 'absorption' else fmean(values):.3f}"

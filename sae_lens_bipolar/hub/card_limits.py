@@ -1,0 +1,64 @@
+"""What the model card says the published SAEs cannot do, or was not measured."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sae_lens_bipolar.hub.base_models import BaseModel
+from sae_lens_bipolar.hub.staging import StagedSAE
+
+_FEW_TOKENS = 100_000_000  # below this, the card calls the training short
+
+
+def known_limits(
+    saes: Sequence[StagedSAE],
+    rows: Sequence[dict[str, Any]],
+    model: BaseModel,
+    any_signed: bool,
+) -> list[str]:
+    """One sentence or two a limit.
+
+    Args:
+        saes: what is published.
+        rows: their measurements, as in `results/summary.json`; empty if there are none.
+        model: the language model they read.
+        any_signed: whether latents of one of them can be negative.
+    """
+    limits = []
+    tokens = [row["n_train_tokens"] for row in rows if row.get("n_train_tokens")]
+    tokens = tokens or [n for sae in saes if (n := sae.runner.get("training_tokens"))]
+    if tokens and max(tokens) < _FEW_TOKENS:
+        limits.append(
+            f"Trained on {max(tokens):,} tokens, a short training: SAEs to rely on usually see "
+            "100 million and more. Expect rare features to be missing."
+        )
+    limits.append("One training run, one seed; the figures carry no error bars.")
+    if rows:
+        limits.append(
+            "Reconstruction is measured on held-out documents of the training corpus and no other "
+            "text. This card says nothing of what single latents mean."
+        )
+    if "GGUF" in model.revision:
+        limits.append(
+            "Trained and measured on activations of the 4-bit weights named above, converted to "
+            "float32. Those of the original weights differ; the SAEs were not tried on them."
+        )
+    if any_signed:
+        limits.append(
+            "Tools that assume latents ≥ 0 (many dashboards, several suites of SAEBench) silently "
+            "drop the negative sides of signed latents: give them the split."
+        )
+    splits = [sae for sae in saes if sae.split_id]
+    if splits:
+        limits.append(
+            "A split equals its native form up to rounding, which may decide between two latents "
+            "that compete for one place."
+        )
+    alone = [f"`{sae.id}`" for sae in saes if sae.needs_package and not sae.split_id]
+    if alone:
+        limits.append(f"{', '.join(alone)}: no split is published, so this package is needed.")
+    if any(sae.architecture == "sign_aware_gated" for sae in saes):
+        limits.append(
+            "The equations of sign_aware_gated are a reading of the paper's public text, which "
+            "gives the parts but not the formulas."
+        )
+    return limits

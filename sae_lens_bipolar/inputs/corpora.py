@@ -1,0 +1,182 @@
+"""Text as tokens, split into training and held-out by document.
+
+A document is on one side or the other as a whole, decided by its own content. Text itself is read
+by `documents`, whose names are repeated here.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import cast
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from sae_lens_bipolar.errors import ConfigError, DataError
+from sae_lens_bipolar.inputs.documents import Document, load_documents
+
+__all__ = ["Document", "TokenSplit", "load_documents", "split_tokens"]
+
+_TOKENIZER_BATCH = 64
+# How many times a limit is gathered from documents in memory before it is drawn: more mixing.
+_SPARE = 8
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """Training and held-out windows of tokens: column `input_ids`, `context_size` ints a row.
+
+    Either data set can be the `override_dataset` of SAELens's runners.
+    """
+
+    train: datasets.Dataset
+    held_out: datasets.Dataset
+    context_size: int
+    bos_token_id: int | None  # the first token of every row; None if rows have none
+    n_train_documents: int  # gathered, before the limit was drawn
+    n_short_documents: int  # too short for one window, so on neither side
+    held_out_names: tuple[str, ...]  # whether or not a limit left rows of theirs
+
+    @property
+    def n_held_out_documents(self) -> int:
+        return len(self.held_out_names)
+
+    @property
+    def n_train_tokens(self) -> int:
+        return len(self.train) * self.context_size
+
+    @property
+    def n_held_out_tokens(self) -> int:
+        return len(self.held_out) * self.context_size
+
+
+class _Side:
+    """Windows gathered for one side, up to `spare` times its limit, for the limit to be drawn."""
+
+    def __init__(self, max_tokens: int | None, context_size: int, spare: int):
+        self.limit = None if max_tokens is None else max_tokens // context_size
+        self.spare = spare
+        self.windows: list[np.ndarray] = []
+        self.n_windows = 0
+        self.names: list[str] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self.limit is not None and self.n_windows >= self.limit * self.spare
+
+    def add(self, windows: np.ndarray, name: str) -> None:
+        self.windows.append(windows)
+        self.n_windows += len(windows)
+        self.names.append(name)
+
+    def shuffled(self, seed: int) -> datasets.Dataset:
+        # RandomState's stream is frozen for good, Generator's is not.
+        rows = np.concatenate(self.windows)
+        rows = rows[np.random.RandomState(seed).permutation(len(rows))[: self.limit]]
+        return datasets.Dataset.from_dict({"input_ids": rows})
+
+
+def split_tokens(
+    documents: Iterable[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_size: int,
+    held_out_fraction: float = 0.1,
+    max_train_tokens: int | None = None,
+    max_held_out_tokens: int | None = None,
+    prepend_bos: bool = True,
+    seed: int = 42,
+) -> TokenSplit:
+    """Cut documents into windows of `context_size` tokens, split by document.
+
+    A document is held out if a hash of `seed` and its text, white space ignored, falls below
+    `held_out_fraction`: equal texts always share a side, and adding documents moves no other.
+    Windows never cross documents; what does not fill a window is dropped. With `prepend_bos` each
+    starts with the tokenizer's BOS token, or its EOS token if it has no BOS (as TransformerLens and
+    so SAELens do), or nothing if it has neither. Rows are shuffled by `seed` and cut to the limits.
+    Documents are read only until the limits are met: from a list or tuple in an order drawn by the
+    same hash, gathering eight times each limit so that many documents share it; from an iterator
+    (a stream) in its own order, gathering no more than the limits.
+
+    Raises DataError if either side has no window, ConfigError for an impossible option.
+    """
+    bos = _first_token(tokenizer) if prepend_bos else None
+    body = context_size - (bos is not None)
+    if body < 1:
+        raise ConfigError(f"context_size={context_size} leaves no room for text")
+    if not 0.0 < held_out_fraction < 1.0:
+        raise ConfigError(f"held_out_fraction={held_out_fraction} must lie between 0 and 1")
+    limits = {"max_train_tokens": max_train_tokens, "max_held_out_tokens": max_held_out_tokens}
+    for option, value in limits.items():
+        if value is not None and value < context_size:
+            raise ConfigError(f"{option}={value} is less than one window of {context_size} tokens")
+
+    spare = _SPARE if isinstance(documents, Sequence) else 1
+    train, held_out = (_Side(limit, context_size, spare) for limit in limits.values())
+    n_short = 0
+    drawn = (_draw(document, seed) for document in documents)
+    if isinstance(documents, Sequence):
+        drawn = iter(sorted(drawn, key=lambda pair: pair[0]))
+    while pending := [
+        (document, held_out if share < held_out_fraction else train)
+        for (_, share), document in islice(_until_full(drawn, train, held_out), _TOKENIZER_BATCH)
+    ]:
+        texts = [document.text for document, _ in pending]
+        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for (document, side), ids in zip(pending, encoded, strict=True):
+            windows = _windows(ids, body, bos)
+            n_short += len(windows) == 0
+            if len(windows) and not side.is_full:
+                side.add(windows, document.name)
+    for side, name, change in (
+        (train, "training", "a smaller held_out_fraction"),
+        (held_out, "held-out", "a larger held_out_fraction"),
+    ):
+        if not side.names:
+            raise DataError(
+                f"the {name} side is empty: {len(train.names)} documents train, "
+                f"{len(held_out.names)} held out, {n_short} shorter than one window of "
+                f"{context_size} tokens. Give more documents, a smaller context_size (now "
+                f"{context_size}), {change} (now {held_out_fraction}), or another seed"
+            )
+    return TokenSplit(
+        train=train.shuffled(seed),
+        held_out=held_out.shuffled(seed),
+        context_size=context_size,
+        bos_token_id=bos,
+        n_train_documents=len(train.names),
+        n_short_documents=n_short,
+        held_out_names=tuple(held_out.names),
+    )
+
+
+def _draw(document: Document, seed: int) -> tuple[tuple[int, float], Document]:
+    """(reading order, position in [0, 1)) of a document: two halves of one seeded hash."""
+    content = " ".join(document.text.split())
+    digest = hashlib.sha256(f"{seed}\0{content}".encode()).digest()
+    order, share = (int.from_bytes(digest[i : i + 8], "big") for i in (0, 8))
+    return (order, share / 2**64), document
+
+
+def _until_full(
+    drawn: Iterator[tuple[tuple[int, float], Document]], train: _Side, held_out: _Side
+) -> Iterator[tuple[tuple[int, float], Document]]:
+    while not (train.is_full and held_out.is_full):
+        pair = next(drawn, None)
+        if pair is None:
+            return
+        yield pair
+
+
+def _windows(ids: list[int], body: int, bos: int | None) -> np.ndarray:
+    """Consecutive windows `[n, body]` of one document, each after `bos` if there is one."""
+    n_windows = len(ids) // body
+    windows = np.asarray(ids[: n_windows * body], dtype=np.int32).reshape(n_windows, body)
+    return windows if bos is None else np.insert(windows, 0, bos, axis=1)
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return cast("int | None", eos if bos is None else bos)

@@ -1,0 +1,247 @@
+"""Training several SAEs in shared forward passes, into a run directory, resumably.
+
+SAELens's `MultiSAETrainingRunner` does the work. What is added here: a line in `metrics.jsonl` for
+each logged step, a progress bar that moves, checkpoints that are whole or ignored, and a resumed
+run that ends where an uninterrupted one ends.
+"""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens.config import HfDataset
+from sae_lens.multi_sae_training_runner import (
+    MultiSAETrainingRunner,
+    MultiSAETrainingRunnerConfig,
+)
+from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
+from sae_lens.training.activations_store import ActivationsStore
+from sae_lens.training.multi_sae_trainer import MultiSAETrainer
+from sae_lens.training.sae_trainer import SAETrainer
+from transformer_lens import HookedTransformer
+from typing_extensions import override
+
+from sae_lens_bipolar.files.names import (CHECKPOINTS, METRICS_FILE, PROGRESS)
+from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
+from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError
+from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk
+from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.evaluation.reconstruction import nmse
+from sae_lens_bipolar.inputs.models import check_hook
+from sae_lens_bipolar.runs.directory import (append_metrics, read_metrics, truncate_metrics)
+
+
+
+class RestartableBatches:
+    """The activation store's batches, `{hook_name: [batch, d_in]}`, restartable at a row.
+
+    SAELens's mixing buffer and random state are in no checkpoint, so a resumed run would see other
+    batches. Here the buffer is emptied and the generator seeded anew at every checkpoint, in an
+    uninterrupted run too: the state of the stream is then the number of rows read, which
+    SAELens saves. The price is the buffer's tokens, once a checkpoint.
+
+    Raises:
+        ActivationError: if a batch holds NaN or infinite values; names the hook and the batch.
+    """
+
+    def __init__(self, store: ActivationsStore, seed: int):
+        self._store, self._seed, self._served = store, seed, 0
+        self.restart()
+
+    def restart(self) -> None:
+        torch.manual_seed(self._seed + self._store.n_dataset_processed)
+        self._batches = self._store.get_multi_hook_data_loader()
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return self
+
+    def __next__(self) -> dict[str, torch.Tensor]:
+        batches = next(self._batches)
+        for hook_name, batch in batches.items():
+            if not torch.isfinite(batch).all():
+                raise ActivationError(
+                    f"activations at {hook_name} are NaN or infinite in training batch "
+                    f"{self._served}; run the language model in float32 or bfloat16"
+                )
+        self._served += 1
+        return batches
+
+
+class RunDirectoryRunner(MultiSAETrainingRunner):
+    """`MultiSAETrainingRunner` that keeps its files in a run directory and resumes from them.
+
+    Args:
+        cfg: SAELens's configuration; its paths for checkpoints and output are set here.
+        run_dir: the run directory; finished SAEs go to `run_dir/checkpoints/NAME`.
+        model: the language model, from `models.load_model`.
+        dataset: rows of `context_size` token ids in a column `input_ids`, enough for the run.
+        log_every: steps between two lines an SAE in `metrics.jsonl`.
+
+    Raises:
+        ModelError: if the model has no such hook.
+        ConfigError: if an SAE's `d_in` is not the width of the hook.
+        DataError: if the data set is too short for `training_tokens`.
+    """
+
+    def __init__(
+        self,
+        cfg: MultiSAETrainingRunnerConfig,
+        run_dir: Path,
+        model: HookedTransformer,
+        dataset: HfDataset,
+        log_every: int = 10,
+    ):
+        for name, hook_name in cfg.hook_names_per_sae.items():
+            d_in = check_hook(model, hook_name)
+            if cfg.saes[name].d_in != d_in:
+                raise ConfigError(
+                    f"d_in of SAE {name!r} is {cfg.saes[name].d_in}; {hook_name} has width {d_in}"
+                )
+        require_rows(cfg, len(dataset))  # type: ignore[arg-type]
+        cfg.checkpoint_path = str(run_dir / PROGRESS)
+        cfg.output_path = None  # written by `run`, whole or not at all
+        cfg.logger.log_to_wandb = cfg.logger.log_to_wandb and bool(cfg.logger.wandb_project)
+        self.run_dir, self.log_every = run_dir, log_every
+        self.seconds = dict.fromkeys(cfg.saes, 0.0)
+        torch.manual_seed(cfg.seed)  # the initial weights
+        super().__init__(cfg, override_dataset=dataset, override_model=model)
+
+    @override
+    def run(self) -> dict[str, TrainingSAE[Any]]:
+        """Train to the end, from the newest whole checkpoint if there is one.
+
+        Raises:
+            LockError: if another process works in the run directory; names it.
+            DiskFullError: if the disk is full; the last whole checkpoint is kept.
+        """
+        with lock_run(self.run_dir), explaining_full_disk(self.run_dir):
+            return self._run()
+
+    def _run(self) -> dict[str, TrainingSAE[Any]]:
+        metrics = self.run_dir / METRICS_FILE
+        newest = latest_checkpoint(self.run_dir / PROGRESS)
+        self.cfg.resume_from_checkpoint = str(newest) if newest else None
+        truncate_metrics(metrics, int(newest.name) if newest else 0)
+        for row in read_metrics(metrics):
+            self.seconds[row["sae"]] = row["seconds"]
+        saes = super().run()
+        remove_checkpoints(self.run_dir / PROGRESS)
+        return saes
+
+    @override
+    def _run_with_interruption_handling(
+        self, trainer: MultiSAETrainer
+    ) -> dict[str, TrainingSAE[Any]]:
+        # SAELens saves on an interrupt wherever it is, also between the SAEs of one step; the last
+        # sealed checkpoint is the one to continue from.
+        done = trainer.n_training_samples
+        # sae-lens 6.54.12 counts a step after saving it (training/multi_sae_trainer.py:137-141) and
+        # plans the checkpoints already passed again (training/multi_sae_trainer.py:100-109).
+        steps = done // self.cfg.train_batch_size_tokens
+        trainer.n_training_steps = steps
+        for single in trainer.trainers.values():
+            single.n_training_steps = steps
+        trainer.checkpoint_thresholds = [t for t in trainer.checkpoint_thresholds if t >= done]
+        self.batches = RestartableBatches(self.activations_store, self.cfg.seed)
+        trainer.data_provider = self.batches
+        for name, single in trainer.trainers.items():
+            self._watch(name, single)
+        trainer._update_pbar = partial(_show, trainer)  # type: ignore[method-assign]
+        saes = trainer.fit()
+        with atomic_path(self.run_dir / CHECKPOINTS) as scratch:
+            self.cfg.output_path = str(scratch)
+            self._save_final_outputs(saes, trainer)
+            for name in saes:
+                seal_checkpoint(scratch / name)
+            self.cfg.output_path = None
+        return saes
+
+    @override
+    def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
+        super()._save_runner_checkpoint_files(checkpoint_path)
+        if checkpoint_path is not None:
+            seal_checkpoint(checkpoint_path)
+            remove_checkpoints(self.run_dir / PROGRESS, keep=checkpoint_path)
+        self.batches.restart()
+
+    def _watch(self, name: str, trainer: SAETrainer[Any, Any]) -> None:
+        """Time every step of one SAE's trainer, and log as `log_every` says.
+
+        A step is logged before SAELens may save it, so that no checkpoint is ahead of the log.
+        """
+        step = trainer.step
+
+        def watched(batch: torch.Tensor) -> TrainStepOutput:
+            start = time.perf_counter()
+            output = step(batch)
+            self.seconds[name] += time.perf_counter() - start
+            done = trainer.n_training_samples >= self.cfg.training_tokens
+            if done or (trainer.n_training_steps + 1) % self.log_every == 0:
+                self._log_step(name, trainer, output)
+            return output
+
+        trainer.step = watched  # type: ignore[method-assign]
+
+    @torch.no_grad()
+    def _log_step(self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput) -> None:
+        row = {
+            "step": trainer.n_training_steps + 1,
+            "n_tokens": trainer.n_training_samples,
+            "sae": name,
+            "loss": output.loss.item(),
+            "mse_loss": output.losses["mse_loss"].item(),
+            "nmse": nmse(output.sae_in, output.sae_out).mean().item(),
+            "l0": output.feature_acts.bool().float().sum(-1).mean().item(),
+            "dead": int(trainer.dead_neurons.sum()),
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "seconds": round(self.seconds[name], 3),
+        }
+        row |= {f"losses/{key}": float(value) for key, value in output.losses.items()}
+        row |= {f"coefficients/{key}": value for key, value in trainer.get_coefficients().items()}
+        row |= {f"metrics/{key}": float(value) for key, value in output.metrics.items()}  # type: ignore[arg-type]
+        append_metrics(self.run_dir / METRICS_FILE, [row])
+
+
+@torch.no_grad()
+def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: Any) -> None:
+    """Move the progress bar; SAELens moves its own every hundredth step."""
+    errors = (f"{name} {nmse(o.sae_in, o.sae_out).mean():.3f}" for name, o in outputs.items())
+    pbar.n = trainer.n_training_samples
+    pbar.set_description("training SAEs")
+    pbar.set_postfix_str("nMSE " + ", ".join(errors))
+
+
+def require_rows(cfg: MultiSAETrainingRunnerConfig, n_rows: int) -> None:
+    """Check that `n_rows` rows of tokens last for the run, so that it needs no second epoch.
+
+    Raises:
+        DataError: with the number of rows needed.
+    """
+    needed = rows_needed(cfg)
+    if n_rows < needed:
+        raise DataError(
+            f"the training data hold {n_rows} rows of {cfg.context_size} tokens; "
+            f"training_tokens={cfg.training_tokens} needs {needed}: give more text, fewer tokens, "
+            "or repeat the rows yourself"
+        )
+
+
+def rows_needed(cfg: MultiSAETrainingRunnerConfig) -> int:
+    """Rows a run reads: its tokens (one in a row may be a special token), the mixing buffer anew
+    after each checkpoint, and one forward pass more than is used."""
+    tokens_in_row = cfg.context_size - (1 if cfg.exclude_special_tokens else 0)
+    row = -(-cfg.training_tokens // tokens_in_row)
+    buffer = -(-cfg.n_batches_in_buffer * cfg.context_size // tokens_in_row)
+    estimate = 0
+    if any(
+        sae.normalize_activations in ("expected_average_only_in", "covariance_whitening")
+        for sae in cfg.saes.values()
+    ):
+        estimate = -(
+            -cfg.n_batches_for_norm_estimate * cfg.train_batch_size_tokens // tokens_in_row
+        )
+    restarts = cfg.n_checkpoints + 1
+    return row + estimate + restarts * (buffer + cfg.store_batch_size_prompts)

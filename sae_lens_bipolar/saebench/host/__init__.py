@@ -1,0 +1,1 @@
+"""Running SAEBench safely: its faults worked around, its surroundings restored."""

@@ -1,0 +1,191 @@
+"""Feature absorption: SAEBench's suite with seeds, its own folders, and words every model can say.
+
+Works around, in sae_bench 0.6.0 (evals/absorption/):
+- common.py:33 probes and raw results go into site-packages; main.py:91 others into the working
+  directory.
+- `random_seed` is never read, and vocab.py:18 walks the vocabulary in an order that differs
+  from call to call: words are sorted, and each stage starts from the seed, cached probe or not.
+- feature_absorption_calculator.py:264 raises where prompts differ in tokens; the prompt position
+  assumes five tokens after the word: only words of one token are used, at the position the
+  tokenizer gives.
+- probing.py:345 and feature_absorption_calculator.py:166 run every layer for an early one.
+- main.py:112 writes no result, silently, if the model knows too few letters.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sae_bench.evals.absorption import common, feature_absorption, k_sparse_probing, main, vocab
+from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
+
+from sae_lens_bipolar.files.atomic import read_json
+from sae_lens_bipolar.saebench.config import BenchConfig
+from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.saebench.host.isolation import seed_everything
+from sae_lens_bipolar.saebench.job import Job
+
+TEMPLATE = AbsorptionEvalConfig().prompt_template
+_HOOK = re.compile(r"blocks\.\d+\.hook_resid_post")
+_FEWEST_WORDS = 10 * 26  # ten examples stand in every prompt; below that a letter has no words
+
+
+def refusal(hook_name: str) -> str | None:
+    """Why the suite cannot measure an SAE at `hook_name`; None if it can."""
+    if _HOOK.fullmatch(hook_name):
+        return None
+    return f"absorption reads blocks.N.hook_resid_post, and this SAE reads {hook_name}"
+
+
+def cache_key(config: BenchConfig) -> dict[str, Any]:
+    """What the cached probe depends on, beside model and hook."""
+    return {"seed": config.seed, "words": config.absorption_words}
+
+
+def run(job: Job) -> None:
+    """Run the suite; SAEBench's JSON lies below `job.results`.
+
+    Raises:
+        BenchError: if the model's own probe finds too few first letters.
+    """
+    config = job.config
+    words, position = one_token_words(job.model.tokenizer, config)
+    host = AbsorptionEvalConfig(
+        model_name=job.model.alias,
+        random_seed=config.seed,
+        max_k_value=min(config.absorption_max_k, job.sae.cfg.d_sae),
+        prompt_token_pos=position,
+        llm_batch_size=job.sizes.llm_batch_size,
+        llm_dtype=config.llm_dtype,
+        k_sparse_probe_num_epochs=config.absorption_epochs,
+        min_GT_probe_f1=config.absorption_min_f1,
+        min_feats_for_eval=config.absorption_min_letters,
+    )
+    with _host(job, words):
+        job.evaluate(main.run_eval, host)
+    if not list(job.results.glob("*.json")):
+        raise BenchError(_too_few_letters(job, host))
+
+
+@contextmanager
+def _host(job: Job, words: list[str]) -> Iterator[None]:
+    raw = job.folder / "raw"
+    probes = job.cache / "probes"
+    seed = partial(seed_everything, job.config.seed)
+    load_or_train = k_sparse_probing.load_or_train_probe
+
+    def load_or_train_probe(*args: Any, **kwargs: Any) -> Any:
+        seed()
+        probe = load_or_train(*args, **kwargs)
+        seed()  # the same numbers whether the probe was trained or read
+        return probe
+
+    run_probing = partial(
+        main.run_k_sparse_probing_experiment,
+        experiment_dir=raw / "k_sparse_probing",
+        probes_dir=probes,
+    )
+    run_absorption = partial(
+        main.run_feature_absortion_experiment,
+        experiment_dir=raw / "feature_absorption",
+        sparse_probing_experiment_dir=raw / "k_sparse_probing",
+        probes_dir=probes,
+    )
+
+    def run_seeded(**kwargs: Any) -> Any:
+        seed()
+        return run_absorption(**kwargs)
+
+    def known_words(*_: Any, **__: Any) -> list[str]:
+        return list(words)
+
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        enter(replaced(k_sparse_probing, load_or_train_probe=load_or_train_probe))
+        enter(
+            replaced(
+                main,
+                run_k_sparse_probing_experiment=run_probing,
+                run_feature_absortion_experiment=run_seeded,
+            )
+        )
+        enter(replaced(common, get_alpha_tokens=known_words))
+        enter(replaced(feature_absorption, get_alpha_tokens=known_words))
+        enter(stopping_at(job))
+        yield
+
+
+@contextmanager
+def stopping_at(job: Job) -> Iterator[None]:
+    """Forward passes that cache one hook end at the SAE's layer."""
+    model = job.model.hooked
+    run_with_cache = model.run_with_cache
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return run_with_cache(*args, **{"stop_at_layer": job.layer + 1, **kwargs})
+
+    with replaced(model, run_with_cache=run):
+        yield
+
+
+def one_token_words(tokenizer: Any, config: BenchConfig) -> tuple[list[str], int]:
+    """Words of one token in the prompt, sorted, and the word's position from the prompt's end.
+
+    With `absorption_words`, that many of them, balanced by letter and drawn by the seed.
+
+    Raises:
+        BenchError: if there are too few.
+    """
+    candidates = sorted(set(vocab.get_alpha_tokens(tokenizer)))
+    frame = TEMPLATE.format(word="")
+
+    def lengths(texts: list[str]) -> list[int]:
+        ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [len(row) for row in ids]
+
+    newline, suffix = lengths(["\n", frame])
+    prompts = ["\n" + TEMPLATE.format(word=word) for word in candidates]
+    found = [
+        word
+        for word, length in zip(candidates, lengths(prompts), strict=True)
+        if length == newline + 1 + suffix
+    ]
+    if len(found) < _FEWEST_WORDS:
+        raise BenchError(
+            f"absorption needs words of one token; this tokenizer has {len(found)}, and "
+            f"{_FEWEST_WORDS} are the least"
+        )
+    return _balanced(found, config), -(suffix + 1)
+
+
+def _balanced(words: list[str], config: BenchConfig) -> list[str]:
+    limit = config.absorption_words
+    if limit is None or limit >= len(words):
+        return words
+    draw = random.Random(config.seed)
+    letters: dict[str, list[str]] = {}
+    for word in words:
+        letters.setdefault(word.strip()[0].lower(), []).append(word)
+    for group in letters.values():
+        draw.shuffle(group)
+    chosen: list[str] = []
+    while len(chosen) < limit:  # one of each letter in turn
+        for group in letters.values():
+            if group:
+                chosen.append(group.pop())
+    return sorted(chosen[:limit])
+
+
+def _too_few_letters(job: Job, host: AbsorptionEvalConfig) -> str:
+    files = list(Path(job.folder).glob("artifacts/absorption/*_k_sparse_probing.json"))
+    rows = read_json(files[0]) if files else []
+    known = [row["letter"] for row in rows if (row["f1_probe"] or 0) > host.min_GT_probe_f1]
+    return (
+        f"the model's own probe finds {len(known)} first letters with F1 above "
+        f"{host.min_GT_probe_f1} ({''.join(known)}), and {host.min_feats_for_eval} are needed: "
+        "a larger model or another layer, or lower absorption_min_letters"
+    )

@@ -1,0 +1,269 @@
+"""Encode and decode with only the active latents: the `[batch, d_sae]` matrix is never held whole.
+
+Of the products of a dense training step only the encoder's forward product remains. It is computed
+tile by tile, each tile is searched for its active latents and dropped, and everything after it,
+gradients included, touches active pairs only. A pair is one latent active for one sample; `n_pairs`
+is `batch * k` for top-k. Every function names its dense equivalent.
+
+Plain torch operations, on CPU and CUDA, in float32 or float64. Under autocast the encoder's product
+is taken in autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from sae_lens_bipolar.errors import ConfigError, did_you_mean
+from sae_lens_bipolar.sparse.pairs import Support
+from sae_lens_bipolar.sparse.projection import Projection, tiles_of, with_gradient
+from sae_lens_bipolar.sparse.selection import Ranking, beyond, top_k
+
+Mode = Literal["auto", "sparse", "dense"]
+_MODES = ("auto", "sparse", "dense")
+_mode: ContextVar[str] = ContextVar("sae_lens_bipolar.sparse.mode", default="auto")
+
+# The density (active pairs / (batch * d_sae)) above which dense products are faster. Measured on
+# CPU; on CUDA an estimate from memory traffic, where a dense product is far cheaper.
+CROSSOVER = {"cpu": 0.15, "cuda": 0.02}
+
+
+def set_mode(mode: Mode) -> None:
+    """Choose from here on: "sparse", "dense", or "auto" (the default), by density."""
+    if mode not in _MODES:
+        raise ConfigError(
+            f"mode is {mode!r}; allowed: {', '.join(_MODES)}{did_you_mean(str(mode), _MODES)}"
+        )
+    _mode.set(mode)
+
+
+@contextmanager
+def mode(mode: Mode) -> Iterator[None]:
+    """`set_mode(mode)` inside a `with` block; the mode from before comes back at its end."""
+    before = _mode.get()
+    set_mode(mode)
+    try:
+        yield
+    finally:
+        _mode.set(before)
+
+
+def prefer_sparse(density: float, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether sparse is the faster way at this density, or what `mode` says.
+
+    Args:
+        density: active pairs divided by `batch * d_sae`; `k / d_sae` for top-k.
+        device: where the parameters are.
+        dtype: the parameters' dtype; anything but float32 and float64 is left to dense code.
+    """
+    if dtype not in (torch.float32, torch.float64) or _mode.get() == "dense":
+        return False
+    return _mode.get() == "sparse" or density <= CROSSOVER.get(device.type, 0.0)
+
+
+def encode_top_k(
+    projection: Projection,
+    k: int,
+    ranking: Ranking = "magnitude",
+    rank_scale: torch.Tensor | None = None,
+) -> tuple[Support, torch.Tensor]:
+    """The k latents of each sample with the largest `|u|` (or `u`), and their signed `u`.
+
+    Dense equivalent: `u = projection.dense()`; `i = (u.abs() * rank_scale).topk(k).indices`;
+    `u.gather(1, i)`. Which of two equal candidates is kept is not defined.
+
+    Args:
+        projection: `u`, `[batch, d_sae]`.
+        k: latents per sample, `1 <= k <= d_sae`.
+        ranking: "magnitude" keeps the largest `|u|`, "value" the largest `u`.
+        rank_scale: `[d_sae]`, positive; ranks `u * rank_scale` instead. It gets no gradient.
+
+    Returns:
+        The support (`batch * k` pairs) and `u` at its pairs, differentiable with respect to the
+        projection's tensors.
+    """
+    if not 1 <= k <= projection.d_sae:
+        raise ConfigError(f"k is {k}; it must lie between 1 and d_sae={projection.d_sae}")
+    [(latents, u)] = _search(projection, [(None, k)], ranking, rank_scale)
+    offsets = torch.arange(projection.x.shape[0] + 1, device=projection.x.device) * k
+    support = Support(latents, offsets, projection.d_sae)
+    return support, with_gradient(u, support, projection)
+
+
+def encode_top_k_twice(
+    projection: Projection,
+    k: int,
+    among: torch.Tensor,
+    k_among: int,
+    ranking: Ranking = "magnitude",
+    rank_scale: torch.Tensor | None = None,
+) -> tuple[Support, torch.Tensor]:
+    """The pairs of `encode_top_k`, then the same among some latents only, from one product.
+
+    Dense equivalent: `u = projection.dense()`; samples `[:batch]` are those of
+    `encode_top_k`, samples `[batch:]` are `among[u[:, among].abs().topk(k_among).indices]`.
+
+    Args:
+        projection: `u`, `[batch, d_sae]`.
+        k: latents per sample, `1 <= k <= d_sae`.
+        among: `[n]`, indices of latents, ascending.
+        k_among: latents per sample of those, `1 <= k_among <= n`.
+        ranking: "magnitude" keeps the largest `|u|`, "value" the largest `u`.
+        rank_scale: `[d_sae]`, positive; ranks `u * rank_scale` instead. It gets no gradient.
+
+    Returns:
+        The support, of `2 * batch` samples, and `u` at its pairs, differentiable with respect to
+        the projection's tensors.
+    """
+    found = _search(projection, [(None, k), (among, k_among)], ranking, rank_scale)
+    (latents, u), (latents_among, u_among) = found
+    each = torch.tensor([k, k_among], device=u.device).repeat_interleave(projection.x.shape[0])
+    support = Support(
+        torch.cat([latents, latents_among]), F.pad(each.cumsum(0), (1, 0)), projection.d_sae
+    )
+    twice = replace(projection, x=torch.cat([projection.x, projection.x]))
+    return support, with_gradient(torch.cat([u, u_among]), support, twice)
+
+
+def _search(
+    projection: Projection,
+    searches: list[tuple[torch.Tensor | None, int]],
+    ranking: Ranking,
+    rank_scale: torch.Tensor | None,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each (latents to search, or None for all, and k): the chosen latents and their `u`."""
+    scale = None if rank_scale is None else rank_scale.detach()
+    chosen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in searches]
+    for tiles in tiles_of(projection, scale):
+        found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in searches]
+        for first, u in tiles:
+            for parts, (among, k) in zip(found, searches, strict=True):
+                if among is None:
+                    u_top, i = top_k(u, min(k, u.shape[1]), ranking)
+                    parts.append((u_top, i + first))
+                    continue
+                inside = among
+                if u.shape[1] < projection.d_sae:
+                    inside = among[(among >= first) & (among < first + u.shape[1])]
+                if len(inside):
+                    part = u.index_select(1, inside - first)
+                    u_top, i = top_k(part, min(k, len(inside)), ranking)
+                    parts.append((u_top, inside[i]))
+        for all_chosen, parts, (_, k) in zip(chosen, found, searches, strict=True):
+            u_top, latents = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+            if len(parts) > 1:
+                u_top, best = top_k(u_top, k, ranking)
+                latents = latents.gather(1, best)
+            all_chosen.append((latents.flatten(), u_top.flatten()))
+    results = []
+    for parts in chosen:
+        latents, u = (torch.cat(part) for part in zip(*parts, strict=True))
+        results.append((latents, u if scale is None else u / scale[latents]))
+    return results
+
+
+def encode_threshold(
+    projection: Projection, upper: torch.Tensor, lower: torch.Tensor | None = None
+) -> tuple[Support, torch.Tensor]:
+    """The latents with `u > upper` or `u < -lower`, as many as there are, and their `u`.
+
+    Dense equivalent: `u = projection.dense()`; `u[(u > upper) | (u < -lower)]`.
+
+    Args:
+        projection: `u`, `[batch, d_sae]`.
+        upper: `[d_sae]`, theta_plus.
+        lower: `[d_sae]`, theta_minus; None for a one-sided gate.
+
+    Returns:
+        The support and `u` at its pairs, differentiable with respect to the projection's tensors
+        (the thresholds get no gradient from the choice).
+    """
+    upper = upper.detach()
+    lower = None if lower is None else lower.detach()
+    counts, latents, values = [], [], []
+    for tiles in tiles_of(projection):
+        found = []
+        n_rows = 0
+        for first, u in tiles:
+            part = slice(first, first + u.shape[1])
+            rows, hits, at_hits = beyond(u, upper[part], None if lower is None else lower[part])
+            found.append((rows, hits + first, at_hits))
+            n_rows = u.shape[0]
+        rows, hits, u = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if len(found) > 1:
+            order = rows.sort(stable=True).indices
+            rows, hits, u = rows[order], hits[order], u[order]
+        counts.append(torch.bincount(rows, minlength=n_rows))
+        latents.append(hits)
+        values.append(u)
+    offsets = F.pad(torch.cat(counts).cumsum(0), (1, 0))
+    support = Support(torch.cat(latents), offsets, projection.d_sae)
+    return support, with_gradient(torch.cat(values), support, projection)
+
+
+def decode(support: Support, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
+    """`[batch, d_in]` sums of `W_dec` rows weighted by `values`, differentiable in both.
+
+    Dense equivalent: `support.to_dense(values) @ W_dec`.
+
+    Args:
+        support: the active pairs.
+        values: `[n_pairs]`.
+        W_dec: `[d_sae, d_in]`.
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        return _Decode.apply(values, W_dec, support)  # type: ignore[no-any-return]
+
+
+def row_norms(W_dec: torch.Tensor) -> torch.Tensor:
+    """`|W_dec_i|`, `[d_sae]`, for `W_dec` of shape `[d_sae, d_in]`, with its gradient.
+
+    Dense equivalent: `W_dec.norm(dim=1)`, whose gradient takes three passes over `W_dec`, not one.
+    """
+    return _RowNorms.apply(W_dec)  # type: ignore[no-any-return]
+
+
+class _RowNorms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, W_dec: torch.Tensor) -> torch.Tensor:
+        norms = W_dec.norm(dim=1)
+        ctx.save_for_backward(W_dec, norms)
+        return norms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> torch.Tensor:  # type: ignore[override]
+        (g,) = grad_outputs
+        W_dec, norms = ctx.saved_tensors
+        return W_dec * torch.where(norms > 0, g / norms, 0.0).unsqueeze(1)
+
+
+class _Decode(torch.autograd.Function):
+    """`D @ W_dec` and its gradient with respect to the pairs' values and `W_dec`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, W_dec: torch.Tensor, support: Support
+    ) -> torch.Tensor:
+        ctx.support = support
+        ctx.save_for_backward(values, W_dec)
+        return support.times(values.detach(), W_dec.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[torch.Tensor | None, ...]:
+        (g,) = grad_outputs
+        values, W_dec = ctx.saved_tensors
+        support: Support = ctx.support
+        g = g.contiguous().to(W_dec.dtype)
+        with torch.autocast(g.device.type, enabled=False):
+            dvalues = support.dots(g, W_dec) if ctx.needs_input_grad[0] else None
+            dW = support.transpose_times(values, g) if ctx.needs_input_grad[1] else None
+        return dvalues, dW, None

@@ -1,0 +1,133 @@
+"""Every scale of the AbsTopK recipes' YAML files builds, and `paper` says what the paper says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.inputs.models import DEFAULT_MODEL
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NAMES = ("abstopk_figure4", "abstopk_table2")
+SCALES = ("small", "paper")
+# d_model of the models, from their configuration files on the Hub.
+WIDTHS = {
+    DEFAULT_MODEL: 576,
+    "EleutherAI/pythia-70m": 512,
+    "openai-community/gpt2": 768,
+    "google/gemma-2-2b": 2304,
+    "Qwen/Qwen3-4B": 2560,
+}
+# Appendix D and B of the paper.
+PAPER_K = {
+    "pythia-70m": ([10, 20, 30, 40, 50], 51),
+    "gpt2": ([10, 30, 50, 60, 76], 76),
+    "gemma-2-2b": ([30, 50, 100, 200, 230], 230),
+    "qwen3-4b": ([30, 50, 100, 200, 256], 256),
+}
+PAPER_LAYERS = {
+    "pythia-70m": (3, 4),
+    "gpt2": (6, 8),
+    "gemma-2-2b": (12, 14, 16),
+    "qwen3-4b": (18, 20),
+}
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Plan, settings and recipe module of a file and scale."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from abstopk_training import read_plan
+    from cells import read_scale
+
+    def read(name: str, scale: str) -> tuple[Any, dict[str, Any]]:
+        settings = read_scale(RECIPES / "configs" / f"{name}.yaml", scale)
+        training = {k: v for k, v in settings.items() if k not in ("bench", "not_run")}
+        return read_plan(training), settings
+
+    return read
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scale_builds_its_saes(recipe: Any, name: str, scale: str) -> None:
+    plan, _ = recipe(name, scale)
+    for model in plan.models.values():
+        d_in = WIDTHS[model.model]
+        assert model.d_sae == (16 if scale == "paper" else 4) * d_in
+        saes = plan.saes(model, model.layers)
+        assert len(saes) == len(model.layers) * (2 * len(model.k) + len(model.jumprelu))
+        for sae in saes.values():
+            config = sae.config(d_in=d_in)
+            assert (config.d_in, config.d_sae) == (d_in, model.d_sae)
+            assert config.architecture() in ("abstopk", "sparse_topk", "jumprelu")
+            assert sae.hook_name == f"blocks.{sae.tags['layer']}.hook_resid_post"
+        assert plan.sweep_config(model, "cpu").model == model.model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_settings(recipe: Any, name: str) -> None:
+    plan, _ = recipe(name, "paper")
+    for model, (ks, k) in PAPER_K.items():
+        assert list(plan.models[model].k) == (ks if name == "abstopk_figure4" else [k])
+        assert plan.models[model].layers == PAPER_LAYERS[model]
+        sweep = plan.sweep_config(plan.models[model], "cpu")
+        assert sweep.corpus == "monology/pile-uncopyrighted"
+        assert sweep.training_tokens == 30_000 * 4096
+        assert sweep.train_batch_size_tokens == 4096
+        assert (sweep.lr, sweep.adam_beta1, sweep.adam_beta2) == (3e-4, 0.9, 0.99)
+    assert plan.jumprelu["jumprelu_bandwidth"] == 0.001
+    assert plan.corpus_characters > 2 * 30_000 * 4096
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_benchmark_of_table_2(recipe: Any, scale: str) -> None:
+    pytest.importorskip("sae_bench")
+    import abstopk_table2
+    from paper_numbers import TASKS
+
+    from sae_lens_bipolar.saebench.config import ABLATION_N, PROBING_DATASETS
+
+    plan, settings = recipe("abstopk_table2", scale)
+    for model in plan.models.values():
+        config = abstopk_table2.bench_config({**settings["bench"], **model.bench}, "cpu")
+        # Every column of the table is run, or said to be left out.
+        assert {*config.suites, *settings.get("not_run", {})} == set(TASKS)
+        assert config.protocols == ("signed", "split")
+        # The defaults that the table marks must be among what is run.
+        assert 20 in config.ablation_n
+        assert 5 in config.probing_k
+        if scale == "paper":
+            assert (config.ablation_n, config.probing_datasets) == (ABLATION_N, PROBING_DATASETS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_opens_with_the_commands_that_run_it(name: str) -> None:
+    text = (RECIPES / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    head = text[: text.index("small:")]
+    commands = re.findall(rf"python recipes/{name}\.py (.*)", head)
+    assert any("--scale paper" in command for command in commands)
+    assert any("--scale" not in command for command in commands)  # `small` is the default
+    assert all("--output" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": []}, "layers, k and jumprelu"),
+        ({"k": [0]}, "k"),
+        ({"d_sae": 8}, "k"),
+        ({"paper": "GPT3"}, "paper='GPT3'"),
+        ({"layer": [3]}, "'layer' is no setting of models.smollm2-135m; did you mean 'layers'"),
+        ({"jumprelu": [{"theta": 1.0}]}, "'theta' is no setting of JumpReLUTrainingSAEConfig"),
+    ],
+)
+def test_bad_settings_are_named(recipe: Any, change: dict[str, Any], message: str) -> None:
+    from abstopk_training import read_plan
+
+    _, settings = recipe("abstopk_figure4", "small")
+    settings["models"]["smollm2-135m"] |= change
+    with pytest.raises(ConfigError, match=message):
+        read_plan(settings)

@@ -1,0 +1,102 @@
+"""The recipe of Figure 4 trains, resumes, and says what its own result files give."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.files.atomic import read_json
+from tests.recipes.abstopk.settings import tiny_scale, write_config
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def figure4(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import abstopk_figure4
+
+    return abstopk_figure4
+
+
+def test_end_to_end_and_again(
+    figure4: Any, tiny_model_dirs: dict[str, Path], tiny_text: Path, tmp_path: Path
+) -> None:
+    settings = tiny_scale(tiny_model_dirs["gpt2"], tiny_text) | {"corpus_characters": 40_000}
+    config = write_config(tmp_path, tiny=settings)
+    arguments = ["--scale", "tiny", "--config", str(config), "--output", str(tmp_path / "run")]
+    arguments += ["--device", "cpu"]
+    figure4.main([*arguments, "--cells", "another"])
+    assert not (tmp_path / "run/cells").exists()
+    figure4.main(arguments)
+    run = tmp_path / "run"
+    summary = read_json(run / "results/summary.json")
+    assert [(row["method"], row["layer"], row["point"]) for row in summary] == [
+        (method, layer, point)
+        for layer in (0, 1)
+        for method, points in (
+            ("topk", ("k4", "k8")),
+            ("abstopk", ("k4", "k8")),
+            ("jumprelu", ("theta0.01", "theta0.1")),
+        )
+        for point in points
+    ]
+    assert {row["architecture"] for row in summary} == {"topk", "abstopk", "jumprelu"}
+    with open(run / "results/figure4.csv", encoding="utf-8") as file:
+        drawn = list(csv.DictReader(file))
+    assert [float(row["nmse"]) for row in drawn] == [row["nmse"] for row in summary]
+    assert (run / "results/figure4.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(read_json(run / "results/claims.json")) == 3
+    weights = list(run.glob("cells/*/sweep/checkpoints/*/sae_weights.safetensors"))
+    files = [*weights, *run.glob("cells/*/sweep/metrics.jsonl")]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    assert len(files) == 12 + 2
+    figure4.main(arguments)
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+    assert read_json(run / "results/summary.json") == summary
+
+
+def _row(method: str, k: int | None, l0: float, value: float) -> dict[str, Any]:
+    measured = {"train_mse": value, "nmse": value, "loss_recovered": 1 - value}
+    shared = {"model": "m", "layer": 3, "seed": 0, "n_train_tokens": 100, "point": "p"}
+    return {"method": method, "k": k, "l0": l0, **measured, **shared}
+
+
+def test_jumprelu_is_compared_where_its_sweep_reaches(figure4: Any) -> None:
+    rows = [
+        *(_row("jumprelu", None, l0, value) for l0, value in ((8, 0.3), (32, 0.1), (0, 1.0))),
+        *(_row("topk", k, k, value) for k, value in ((4, 0.5), (16, 0.25), (32, 0.2))),
+        *(_row("abstopk", k, k, value) for k, value in ((4, 0.4), (16, 0.15), (32, 0.3))),
+    ]
+    compared = [one for one in figure4.comparisons(rows) if one.measure.key == "nmse"]
+    # 16 lies halfway between 8 and 32 on the log axis.
+    assert [one.jumprelu for one in compared] == [None, pytest.approx(0.2), pytest.approx(0.1)]
+    claims = figure4.claims(rows, figure4.comparisons(rows))
+    for claim in claims:  # loss recovered is 1 - nMSE here: the same ranking
+        assert claim.ours == (
+            "better than TopK at 2 of 3 k; better than JumpReLU at 1 of the 2 k that its sweep "
+            "reaches"
+        )
+        assert claim.verdict == "does not hold"
+    table = figure4.table(figure4.comparisons(rows))
+    assert "| m | 3 | 4 | – | 0.5 | **0.4** | – | 0.5 | **0.4** | – | 0.5 | **0.6** |" in table
+    assert "| m | 3 | 16 | 0.2 | 0.25 | **0.15** |" in table
+
+
+def test_the_claim_holds_where_abstopk_leads(figure4: Any) -> None:
+    rows = [
+        *(_row("jumprelu", None, l0, 0.3) for l0 in (8, 32)),
+        *(_row("topk", k, k, 0.25) for k in (16, 32)),
+        *(_row("abstopk", k, k, 0.2) for k in (16, 32)),
+    ]
+    claims = figure4.claims(rows, figure4.comparisons(rows))
+    assert {claim.verdict for claim in claims} == {"holds"}
+
+
+def test_an_unknown_model_is_refused_before_training(figure4: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="models='gtp2'"):
+        figure4.main(["--models", "gtp2", "--output", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,66 @@
+"""Verdict files: what may be in them, and the table they become."""
+
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.files.atomic import write_json
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import claims
+
+    return claims
+
+
+def test_verdicts(claims: ModuleType) -> None:
+    assert claims.verdict(True) == "holds"
+    assert claims.verdict(False) == "does not hold"
+    assert claims.verdict(None) == "not run at this scale"
+
+
+def test_a_file_is_read_back_and_shown(
+    claims: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = [
+        claims.Claim("wider | better", "0.5", "0.1", seeds=3, tokens=128_000, verdict="holds"),
+        claims.Claim("never", "1", "", seeds=0, tokens=0, verdict="not run at this scale"),
+    ]
+    path = claims.write_claims(tmp_path, written)
+    assert path == tmp_path / "results/claims.json"
+    assert claims.read_claims(path) == written
+    claims.main([str(path)])
+    shown = capsys.readouterr().out
+    assert r"| wider \| better | 0.5 | 0.1 | 3 | 128,000 | **holds** |" in shown
+    assert "| never | 1 | - | 0 | 0 | **not run at this scale** |" in shown
+
+
+@pytest.mark.parametrize(
+    "change", [{"verdict": "probably"}, {"seeds": -1}, {"tokens": -5}], ids=lambda c: next(iter(c))
+)
+def test_a_claim_that_is_not_allowed(claims: ModuleType, change: dict[str, object]) -> None:
+    whole = {"claim": "c", "paper": "p", "ours": "o", "seeds": 1, "tokens": 1, "verdict": "holds"}
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        claims.Claim(**{**whole, **change})
+
+
+def test_a_folder_is_shown_with_a_heading_a_recipe(claims: ModuleType, tmp_path: Path) -> None:
+    one = claims.Claim("c", "p", "o", 1, 2, "holds")
+    claims.write_claims(tmp_path / "nested", [one])
+    write_json(tmp_path / "flat" / "claims.json", [asdict(one)])
+    page = claims.claims_page([tmp_path])
+    assert [line for line in page.splitlines() if line.startswith("##")] == ["## flat", "## nested"]
+    assert page.count("| c | p | o | 1 | 2 | **holds** |") == 2
+
+
+def test_the_committed_page_says_what_the_verdict_files_say(claims: ModuleType) -> None:
+    """`python recipes/claims.py recipes/results > recipes/results/README.md`"""
+    results = Path(__file__).parents[2] / "recipes" / "results"
+    assert (results / "README.md").read_text(encoding="utf-8") == claims.claims_page([results])

@@ -1,0 +1,155 @@
+"""The ablations recipe end to end on a tiny model, and verdicts that follow the rows."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.files.atomic import read_json
+from sae_lens_bipolar.runs.sweep import SweepConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPES))
+        import sagsae_ablations
+
+        yield sagsae_ablations
+
+
+@pytest.fixture(scope="module")
+def verdicts(recipe: ModuleType) -> ModuleType:
+    import sagsae_ablation_verdicts  # pyright: ignore[reportMissingImports]
+
+    return sagsae_ablation_verdicts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, recipe: ModuleType, tiny_model_dirs, tiny_text) -> Path:
+    root = tmp_path_factory.mktemp("ablations")
+    scale = {
+        "models": [{"model": str(tiny_model_dirs["gpt2"]), "layer": 1, "corpus": str(tiny_text)}],
+        "width": 32,
+        "l0_target": 6,
+        "seeds": [0],
+        "sweep": {
+            "context_size": 32,
+            "training_tokens": 1600,
+            "train_batch_size_tokens": 64,
+            "n_checkpoints": 1,
+            "eval_sequences": 8,
+            "loss_sequences": 4,
+            "n_batches_in_buffer": 16,
+        },
+    }
+    (root / "a.yaml").write_text(yaml.safe_dump({"tiny": scale}))
+    recipe.main(["--scale=tiny", f"--config={root / 'a.yaml'}", f"--output={root / 'run'}"])
+    return root / "run"
+
+
+def test_every_variant_is_trained_with_its_change(recipe: ModuleType, finished: Path) -> None:
+    rows = read_json(finished / "results/saes.json")
+    assert [row["label"] for row in rows] == list(recipe.VARIANTS)
+    assert [row["d_sae"] for row in rows] == [32 * w for w, _ in recipe.VARIANTS.values()]
+    (cell,) = (finished / "cells").iterdir()
+    settings = yaml.safe_load((cell / "config.yaml").read_text())["saes"]
+    for row in rows:
+        for key, value in recipe.VARIANTS[row["label"]][1].items():
+            assert settings[row["name"]][key] == value
+    by_label = {row["label"]: row for row in rows}
+    assert by_label["one-sided gate"]["bipolar_fraction"] == 0
+    assert by_label["recommended"]["bipolar_fraction"] > 0
+
+
+def test_report_files(finished: Path) -> None:
+    assert (finished / "report/ablations.png").read_bytes()[:4] == b"\x89PNG"
+    lines = (finished / "report/ablations.csv").read_text().splitlines()
+    claims = read_json(finished / "results/claims.json")
+    assert len(lines) - 1 == len(read_json(finished / "results/variants.json"))
+    assert all(claim["ours"] for claim in claims)
+    assert {claim["seeds"] for claim in claims} == {1}
+
+
+def rows_by_hand(**r2: float) -> list[dict[str, Any]]:
+    """Rows of two seeds; `r2` by label, spaces for underscores."""
+    return [
+        {
+            "label": label.replace("_", " "),
+            "model": "m",
+            "hookpoint": "resid_post",
+            "seed": seed,
+            "r2": value + 0.1 * seed,
+            "loss_recovered": value,
+            "dead_fraction": 1 - value,
+            "l0": 10.0,
+            "n_train_tokens": 100,
+        }
+        for label, value in r2.items()
+        for seed in (0, 1)
+    ]
+
+
+def test_gaps_are_matched_by_seed(verdicts: ModuleType) -> None:
+    rows = rows_by_hand(recommended=0.7, symmetry_none=0.701)
+    found = verdicts.gap(rows, "symmetry none", "recommended", "r2")
+    assert found.mean == pytest.approx(0.001)
+    assert found.error == pytest.approx(0.0, abs=1e-12)
+    assert verdicts.gap(rows, "one-sided gate", "recommended", "r2") is None
+
+
+def test_changing_a_row_changes_the_verdict(verdicts: ModuleType) -> None:
+    rows = rows_by_hand(
+        recommended=0.7, symmetry_none=0.701, symmetry_gain=0.7, no_auxiliary_loss=0.05
+    )
+
+    def outcome(words: str) -> str:
+        (claim,) = [claim for claim in verdicts.claims(rows) if words in claim.claim]
+        return claim.verdict
+
+    assert outcome("tying thresholds") == "holds"
+    assert outcome("without the auxiliary loss") == "holds"
+    assert outcome("two-sided gate") == "not run at this scale"
+    for row in rows:
+        if row["label"] == "symmetry none":
+            row["r2"] += 0.1
+        if row["label"] == "no auxiliary loss":
+            row["loss_recovered"] = 0.9
+    assert outcome("tying thresholds") == "does not hold"
+    assert outcome("without the auxiliary loss") == "does not hold"
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_published_scales_are_whole(recipe: ModuleType, scale: str) -> None:
+    from cells import read_scale  # pyright: ignore[reportMissingImports]
+
+    config = recipe.AblationsConfig(**read_scale(recipe.CONFIG, scale))
+    cells = recipe.make_cells(config)
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        SweepConfig(**cell.params["sweep"])
+        for label in cell.params["variants"]:
+            recipe.make_sae(cell.params, label).config(d_in=8)
+
+
+def test_a_variant_that_is_not_known(recipe: ModuleType) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'one-sided gate'"):
+        recipe.AblationsConfig(
+            models=[{}], width=8, l0_target=2, seeds=[0], variants=["one-sidedgate"]
+        )
+
+
+def test_committed_verdicts_follow_from_the_committed_rows(verdicts: ModuleType) -> None:
+    committed = RECIPES / "results/sagsae_ablations"
+    if not committed.exists():
+        pytest.skip("no results of the small scale yet")
+    from claims import read_claims  # pyright: ignore[reportMissingImports]
+
+    rows = read_json(committed / "results/saes.json")
+    assert verdicts.claims(rows) == read_claims(committed / "results/claims.json")
+    assert verdicts.variants(rows) == read_json(committed / "results/variants.json")

@@ -5,6 +5,7 @@ Knows no SAE and no SAELens.
 
 from sae_lens_bipolar.sparse.ops import (
     CROSSOVER,
+    Mode,
     decode,
     encode_threshold,
     encode_top_k,
@@ -17,6 +18,7 @@ from sae_lens_bipolar.sparse.ops import (
 
 __all__ = [
     "CROSSOVER",
+    "Mode",
     "decode",
     "encode_threshold",
     "encode_top_k",

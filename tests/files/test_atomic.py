@@ -49,7 +49,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     target.write_text("old")
     code = (
         "import os, signal, sys\n"
-        "from sae_lens_bipolar.files import atomic_path\n"
+        "from sae_lens_bipolar.files.atomic import atomic_path\n"
         "with atomic_path(sys.argv[1]) as scratch:\n"
         "    scratch.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

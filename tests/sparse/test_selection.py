@@ -173,7 +173,7 @@ def test_compiled_code_is_for_float32_rows_on_cpu_without_gradient(code: str) ->
     "variable", [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_THREADING_LAYER": "workqueue"}]
 )
 def test_compiled_code_is_left_alone_where_it_is_slow_or_unsafe(variable: dict[str, str]) -> None:
-    program = "from sae_lens_bipolar import selection; print(selection._kernels())"
+    program = "from sae_lens_bipolar.sparse import selection; print(selection._kernels())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | variable,

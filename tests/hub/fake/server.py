@@ -10,7 +10,7 @@ are signed, and a token sent there is a leak. Xet is not spoken: clients must sw
         hub.add_user("ada", token="hf_ada")
         hub.add_repository("ada/tiny", {"config.json": "{}"})
         hub.inject("status", r"GET .*config\\.json", status=503, times=1)
-        with clients_at(hub, home=tmp_path, token="hf_ada"):     # in this process (hub_clients)
+        with clients_at(hub, home=tmp_path, token="hf_ada"):  # in this process (fake.clients)
             hf_hub_download("ada/tiny", "config.json")
         subprocess.run(..., env=client_environment(hub, home))  # or in another
         assert [r.status for r in hub.calls("config.json")] == [200, 503, 200]
@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
-import hub_admin_routes  # noqa: F401  (registers its routes after those of hub_routes)
 from typing_extensions import Self
 
+import tests.hub.fake.admin_routes  # noqa: F401  (registers its routes after those of routes)
 from tests.hub.fake.cards import LICENCES
 from tests.hub.fake.faults import Fault, FaultKind, Faults
 from tests.hub.fake.repositories import Commit, HubError, Repository, RepoType, make_blob

@@ -20,9 +20,10 @@ from recipes.common.claims import Claim, claims_table, read_claims, verdict, wri
 from sae_lens_bipolar.errors import require_choice
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.names import SUMMARY
+from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.reports.figures import Plot, save
-from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
+from sae_lens_bipolar.runs.directory import require_same_run, start_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,9 +23,10 @@ from recipes.common.labelled_text import movie_reviews
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.names import CHECKPOINTS, SUMMARY
+from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.reports import tables
 from sae_lens_bipolar.reports.figures import save
-from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
+from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import write_rows

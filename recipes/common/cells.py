@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 
 from sae_lens_bipolar.errors import BipolarError, ConfigError, did_you_mean
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
-from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
+from sae_lens_bipolar.files.redaction import command_line
+from sae_lens_bipolar.runs.directory import require_same_run, start_run
 
 PARAMS_FILE = "cell.json"
 ERROR_FILE = "error.txt"

@@ -21,12 +21,13 @@ from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.evaluation.describe import describe_latents, two_sided_latents
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.files.locks import lock_run
-from sae_lens_bipolar.files.names import CHECKPOINTS, SUMMARY
+from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, LATENTS, SUMMARY
+from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import DEFAULT_MODEL
 from sae_lens_bipolar.polarity.counting import Census
 from sae_lens_bipolar.runs import sweep
 from sae_lens_bipolar.runs.checkpoints import load_sae
-from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
+from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.runs.sweep import Assets, SweepConfig, SweepSAE, summarise
 
 __all__ = ["DemoConfig", "load_assets", "run_demo", "summarise"]
@@ -123,7 +124,7 @@ def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
         return
     saes = {name: load_sae(run_dir / CHECKPOINTS / name) for name in names}
     census = {
-        name: Census.from_dict(read_json(run_dir / f"results/census/{name}.json")) for name in names
+        name: Census.from_dict(read_json(run_dir / f"{CENSUS}/{name}.json")) for name in names
     }
     chosen = {name: two_sided_latents(census[name], config.latents_shown) for name in names}
     tokens = sweep.held_out(sweep_config(config), assets)
@@ -133,7 +134,7 @@ def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
 
 
 def _latents_file(run_dir: Path, name: str) -> Path:
-    return run_dir / f"results/latents/{name}.json"
+    return run_dir / f"{LATENTS}/{name}.json"
 
 
 def _is_done(run_dir: Path) -> bool:

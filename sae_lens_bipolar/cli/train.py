@@ -31,10 +31,11 @@ from sae_lens_bipolar.errors import ConfigError, did_you_mean, require_choice, r
 from sae_lens_bipolar.evaluation.reconstruction import measure
 from sae_lens_bipolar.files.atomic import explaining_full_disk, write_json
 from sae_lens_bipolar.files.names import ENVIRONMENT_FILE, SUMMARY
+from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import check_hook, load_model, tokenizer_of
 from sae_lens_bipolar.runs.checkpoints import load_sae
-from sae_lens_bipolar.runs.directory import command_line, environment
+from sae_lens_bipolar.runs.directory import environment
 from sae_lens_bipolar.runs.sweep import summarise
 
 _AT_LEAST_ONE = (

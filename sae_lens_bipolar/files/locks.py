@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sae_lens_bipolar.errors import LockError
-from sae_lens_bipolar.runs.directory import command_line
+from sae_lens_bipolar.files.redaction import command_line
 
 logger = logging.getLogger(__name__)
 

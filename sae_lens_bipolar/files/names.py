@@ -6,4 +6,6 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"  # finished SAEs, a directory each
 PROGRESS = "progress"  # training checkpoints, removed when training is complete
 RESULTS = "results"
-SUMMARY = f"{RESULTS}/summary.json"
+SUMMARY = "results/summary.json"  # one row per SAE
+CENSUS = "results/census"  # a file NAME.json per SAE: how often each side of a latent fires
+LATENTS = "results/latents"  # a file NAME.json per SAE: latents described

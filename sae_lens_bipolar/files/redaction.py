@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # Hub tokens, the keys of the services researchers use beside it, and passwords inside URLs.
@@ -45,3 +47,8 @@ def _secret_values() -> list[str]:
 
     found = [os.environ.get(name, "") for name in _SECRET_VARIABLES] + [get_token() or ""]
     return [value for value in found if len(value) >= 8]
+
+
+def command_line() -> str:
+    """The command that runs now, as a user would type it, without tokens."""
+    return without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))

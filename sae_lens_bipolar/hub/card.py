@@ -11,11 +11,11 @@ import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
 from sae_lens_bipolar.architectures.texts import CITATIONS, FORMULAS, RESCALED, SIGNED, Formula
-from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
+from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, SUMMARY
 from sae_lens_bipolar.hub.base_models import BaseModel, is_hub_name
 from sae_lens_bipolar.hub.benchmarks import saebench_section
 from sae_lens_bipolar.hub.card_limits import known_limits
-from sae_lens_bipolar.hub.staging import BENCHES, RESULTS, StagedSAE, read_optional
+from sae_lens_bipolar.hub.staging import BENCHES, StagedSAE, read_optional
 from sae_lens_bipolar.inputs.models import BUNDLED
 from sae_lens_bipolar.reports import tables
 from sae_lens_bipolar.saebench import read_rows
@@ -173,7 +173,7 @@ def _run_file(folder: Path, saes: Sequence[StagedSAE], name: str) -> Any:
 
 def _summary_rows(folder: Path, saes: Sequence[StagedSAE]) -> list[dict[str, Any]]:
     """The run's measurements of the published SAEs, named as they are published."""
-    rows: Any = _run_file(folder, saes, f"{RESULTS}/summary.json")
+    rows: Any = _run_file(folder, saes, SUMMARY)
     if len(saes) == len(rows) == 1:  # its directory may have been renamed
         return [{**rows[0], "name": saes[0].id}]
     by_name = {row.get("name"): row for row in rows if isinstance(row, dict)} if rows else {}

@@ -21,6 +21,14 @@ from sae_lens_bipolar.files.fields import (
     read_file,
     required,
 )
+from sae_lens_bipolar.files.names import (
+    CENSUS,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    LATENTS,
+    METRICS_FILE,
+    SUMMARY,
+)
 
 SUMMARY_NUMBERS = (
     "d_in",
@@ -92,16 +100,16 @@ def read_run(run_dir: str | Path) -> Run:
             missing.append(f"{folder}/*.json")
         yield from ((file.stem, file) for file in files)
 
-    config = _read_config(file) if (file := present("config.yaml")) else {}
-    environment = _read_environment(file) if (file := present("environment.json")) else {}
-    metrics = _read_metrics(file, notes) if (file := present("metrics.jsonl")) else []
-    summary = _read_summary(file) if (file := present("results/summary.json")) else []
-    census = {name: _read_census(file) for name, file in present_many("results/census")}
-    latents = {name: _read_latents(file) for name, file in present_many("results/latents")}
+    config = _read_config(file) if (file := present(CONFIG_FILE)) else {}
+    environment = _read_environment(file) if (file := present(ENVIRONMENT_FILE)) else {}
+    metrics = _read_metrics(file, notes) if (file := present(METRICS_FILE)) else []
+    summary = _read_summary(file) if (file := present(SUMMARY)) else []
+    census = {name: _read_census(file) for name, file in present_many(CENSUS)}
+    latents = {name: _read_latents(file) for name, file in present_many(LATENTS)}
     if not (metrics or summary or census or latents):
         raise DataError(
-            f"{path} holds no results: expected metrics.jsonl, results/summary.json, "
-            "results/census/*.json or results/latents/*.json"
+            f"{path} holds no results: expected {METRICS_FILE}, {SUMMARY}, "
+            f"{CENSUS}/*.json or {LATENTS}/*.json"
         )
     return Run(
         path, config, environment, metrics, summary, census, latents, tuple(missing), tuple(notes)

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +23,6 @@ import yaml
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import write_json, write_text
-from sae_lens_bipolar.files.redaction import without_secrets
 
 _PACKAGES = (
     "sae-lens-bipolar",
@@ -82,11 +80,6 @@ def environment(command: str, seed: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
-
-
-def command_line() -> str:
-    """The command that runs now, as a user would type it, without tokens."""
-    return without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def append_metrics(path: Path, rows: list[dict[str, Any]]) -> None:

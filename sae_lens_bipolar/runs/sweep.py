@@ -16,6 +16,7 @@ from sae_lens.config import LoggingConfig
 from sae_lens.saes.sae import TrainingSAEConfig
 from transformer_lens import HookedTransformer
 
+from sae_lens_bipolar.files.names import CENSUS
 from sae_lens_bipolar.files.names import (CHECKPOINTS, METRICS_FILE, PROGRESS, SUMMARY)
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.errors import (ConfigError, require_choice, require_number)
@@ -25,7 +26,8 @@ from sae_lens_bipolar.files.atomic import read_json, remove_scratch, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.evaluation.reconstruction import Measurement, Reconstruction, measure
 from sae_lens_bipolar.inputs.models import DEFAULT_MODEL, check_hook, load_model, tokenizer_of
-from sae_lens_bipolar.runs.directory import (command_line, read_metrics, require_same_run, start_run)
+from sae_lens_bipolar.files.redaction import command_line
+from sae_lens_bipolar.runs.directory import (read_metrics, require_same_run, start_run)
 from sae_lens_bipolar.runs.runner import (RunDirectoryRunner, rows_needed)
 
 _TAIL = 0.05  # share of the logged steps that `train_mse` averages over
@@ -210,7 +212,7 @@ def measure_run(
             size = {"d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae}
             measured[name] = {"architecture": sae.cfg.architecture(), **size}
             measured[name] |= summarise(found[name])
-            write_json(run_dir / f"results/census/{name}.json", found[name].census.to_dict())
+            write_json(run_dir / f"{CENSUS}/{name}.json", found[name].census.to_dict())
     logged: dict[str, list[dict[str, Any]]] = {name: [] for name in saes}
     for row in read_metrics(run_dir / METRICS_FILE):
         logged[row["sae"]].append(row)

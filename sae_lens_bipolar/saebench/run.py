@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from sae_lens_bipolar.errors import BipolarError, ConfigError, ModelError
 from sae_lens_bipolar.files.atomic import sha256_of, write_json
 from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hook
-from sae_lens_bipolar.runs.directory import command_line, require_same_run, start_run
+from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.saebench import assets, store
 from sae_lens_bipolar.saebench.config import PROTOCOLS, BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import require_saebench

@@ -14,10 +14,10 @@ from typing import Any
 
 from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.files.fields import load_json
+from sae_lens_bipolar.runs.sources import Source
 from sae_lens_bipolar.saebench import store
 from sae_lens_bipolar.saebench.config import PROTOCOLS, SUITES, BenchConfig
 from sae_lens_bipolar.saebench.results import HEADLINES
-from sae_lens_bipolar.saebench.sources import Source, find_saes
 
 _MEASURES = {
     "absorption": "absorption: 1 - mean absorbed fraction",
@@ -35,12 +35,12 @@ _ABSENT = "–"
 _LABELLED = ("scr", "tpp", "sparse_probing")  # read data sets by name, from `data_folder` if there
 
 
-def gather(run_dir: Path, saes: Mapping[str, Path]) -> dict[str, list[dict[str, Any]]]:
+def gather(run_dir: Path, saes: Mapping[str, Source]) -> dict[str, list[dict[str, Any]]]:
     """The numbers in folders of `run_dir` that `bench` wrote: folder -> rows.
 
     Args:
         run_dir: of the run, or of one SAE.
-        saes: published id -> checkpoint; rows of other SAEs are left out, and the others' named by
+        saes: published id -> SAE; rows of other SAEs are left out, and the others' named by
             these ids.
 
     Raises:
@@ -48,8 +48,7 @@ def gather(run_dir: Path, saes: Mapping[str, Path]) -> dict[str, list[dict[str, 
             or is damaged.
     """
     outputs = [path.parent for path in sorted(run_dir.glob(f"*/{store.RUNS}")) if path.is_dir()]
-    sources = {id: find_saes([path])[0] for id, path in saes.items()} if outputs else {}
-    found = {output.name: _published_rows(output, sources) for output in outputs}
+    found = {output.name: _published_rows(output, saes) for output in outputs}
     _refuse_twice(found)
     return {name: rows for name, rows in found.items() if rows}
 

@@ -27,7 +27,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import validate_repo_id
 from sae_lens.constants import SAE_CFG_FILENAME
 
-from sae_lens_bipolar.errors import ConfigError, HubError
+from sae_lens_bipolar.errors import CheckpointError, ConfigError, HubError
 from sae_lens_bipolar.files.atomic import (
     atomic_path,
     explaining_full_disk,
@@ -42,13 +42,13 @@ from sae_lens_bipolar.hub.staging import (
     RESULTS,
     SPLIT,
     StagedSAE,
-    find_saes,
     published_ids,
     reconstruct,
     stage,
 )
 from sae_lens_bipolar.inputs.fetch import say
 from sae_lens_bipolar.runs.checkpoints import load_sae
+from sae_lens_bipolar.runs.sources import find_saes
 
 FOLDER = "publish"  # below the run or checkpoint: what is, or would be, uploaded
 
@@ -120,13 +120,15 @@ def publish(
             f"publishing to {config.repo_id} needs a login: run `hf auth login` with a token that "
             "may write, or set HF_TOKEN"
         )
-    source = find_saes(path)
-    ids = published_ids(list(source.saes), config.id)
+    if not path.is_dir():  # a name on the Hub has been published
+        raise CheckpointError(f"{path} is not a directory: give a run or a checkpoint")
+    sources = find_saes([path])
+    ids = published_ids([source.run_name for source in sources], config.id)
     with lock_run(path), explaining_full_disk(path):
         remove_scratch(path)
         folder = path / FOLDER
         with atomic_path(folder) as scratch:
-            saes = stage(source, ids, scratch, config.with_split)
+            saes = stage(dict(zip(ids, sources, strict=True)), scratch, config.with_split)
             license = config.license or _license(saes, ask_license)
             write_card(scratch, saes, config.repo_id, license, config.revision)
         published = tuple(i for sae in saes for i in (sae.id, sae.split_id) if i)

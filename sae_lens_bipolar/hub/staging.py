@@ -12,6 +12,7 @@ results/saebench/FOLDER/       with which configuration and command
 import json
 import re
 import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,16 @@ from sae_lens_bipolar.errors import CheckpointError, ConfigError, DataError, Hub
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.fields import load_json, read_file
 from sae_lens_bipolar.files.names import (
-    CHECKPOINTS,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
-    PROGRESS,
 )
 from sae_lens_bipolar.files.redaction import holds_secret, without_folders
 from sae_lens_bipolar.hub.base_models import BaseModel, base_model
 from sae_lens_bipolar.hub.benchmarks import gather
 from sae_lens_bipolar.polarity.splitting import split
 from sae_lens_bipolar.runs.checkpoints import load_sae
+from sae_lens_bipolar.runs.sources import Source
 from sae_lens_bipolar.saebench.results import CSV_FILE, write_rows
 
 SPLIT = "-split"
@@ -71,99 +71,65 @@ class StagedSAE:
         return str(self.config["architecture"]).removeprefix(PREFIX)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the SAEs and the run's own files lie."""
-
-    saes: dict[str, Path]  # name -> checkpoint directory
-    run_dir: Path | None  # holds config.yaml and results; None for a checkpoint by itself
-
-
-def find_saes(path: Path) -> Source:
-    """The finished SAEs of a run directory, or the one in a checkpoint directory.
-
-    Raises:
-        CheckpointError: if there is none, or training has not finished.
-    """
-    if (path / SAE_CFG_FILENAME).is_file():
-        return Source({path.resolve().name: path}, _run_of(path))
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is not a directory: give a run or a checkpoint")
-    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
-    files = sorted(folder.rglob(SAE_CFG_FILENAME)) if folder != path else []
-    files = files or sorted(folder.glob(f"*/{SAE_CFG_FILENAME}"))
-    # What a dry run of one checkpoint wrote below it is no SAE of the run.
-    found = {file.parent for file in files}
-    files = [file for file in files if not found.intersection(file.parent.parents)]
-    if files:
-        saes = {file.parent.relative_to(folder).as_posix(): file.parent for file in files}
-        return Source(saes, path)
-    if (path / PROGRESS).is_dir() or (path / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{path} holds a run that has not finished training: run its command again first"
-        )
-    raise CheckpointError(
-        f"{path} holds no SAE: expected {SAE_CFG_FILENAME} in it, or a run's {CHECKPOINTS}/NAME/"
-    )
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    """The run a checkpoint belongs to: itself where `train` wrote it, or the one it lies in."""
-    folder = checkpoint.resolve()
-    for run_dir in (folder, *folder.parents[:3]):
-        inside = run_dir == folder or CHECKPOINTS in folder.relative_to(run_dir).parts[:1]
-        if inside and (run_dir / ENVIRONMENT_FILE).is_file():
-            return run_dir
-    return None
-
-
-def published_ids(names: list[str], id: str | None) -> dict[str, str]:
-    """Name -> folder in the repository: `id` for one SAE, `id/NAME` for several, else NAME.
+def published_ids(names: Sequence[str], id: str | None) -> list[str]:
+    """The folder of each SAE in the repository: `id` for one, `id/NAME` for several, else NAME.
 
     Raises:
         ConfigError: for an id the Hub or SAELens could not take, or two SAEs of one id.
     """
-    readable = {name: re.sub(r"[^A-Za-z0-9._=/-]+", "-", name).strip("-./") for name in names}
+    ids = [re.sub(r"[^A-Za-z0-9._=/-]+", "-", name).strip("-./") for name in names]
     if id is not None:
-        readable = {name: f"{id}/{readable[name]}" if len(names) > 1 else id for name in names}
-    for name, found in readable.items():
+        ids = [f"{id}/{readable}" if len(names) > 1 else id for readable in ids]
+    for name, found in zip(names, ids, strict=True):
         if not _ID.fullmatch(found) or found.split("/")[0] in (RESULTS, "README.md"):
             raise ConfigError(
                 f"id={found!r} of SAE {name!r} is not allowed: letters, digits, . _ = - and / "
                 f"between parts that begin with a letter or digit, and not {RESULTS!r}; give --id"
             )
-    taken = [folder for found in readable.values() for folder in (found, found + SPLIT)]
+    taken = [folder for found in ids for folder in (found, found + SPLIT)]
     if twice := sorted({folder for folder in taken if taken.count(folder) > 1}):
         raise ConfigError(f"id={twice[0]!r} stands for more than one SAE: rename one of them")
-    return readable
+    return ids
 
 
-def stage(source: Source, ids: dict[str, str], folder: Path, with_split: bool) -> list[StagedSAE]:
+def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> list[StagedSAE]:
     """Write the files of every SAE, and of the run, below `folder` (all but the card).
+
+    Args:
+        saes: published id -> SAE; all of one run, or one.
+        folder: an empty directory.
+        with_split: whether to add the polarity split of each signed SAE.
 
     Raises:
         CheckpointError: if a checkpoint is damaged, or holds NaN or infinite weights.
         DataError: if a file of the run is damaged, or a benchmark's is of other weights; names it.
         HubError: if a file would publish an access token, or a split is not equal.
     """
-    staged = []
-    for name, path in tqdm(source.saes.items(), desc="preparing SAEs", unit="SAE"):
-        staged.append(_stage_sae(name, path, ids[name], folder, with_split))
-    first, path = next(iter(ids.values())), next(iter(source.saes.values()))
-    target = folder / (first.rsplit("/", 1)[0] if "/" in first and _one_prefix(ids) else "")
+    staged = [
+        _stage_sae(source, id, folder, with_split)
+        for id, source in tqdm(saes.items(), desc="preparing SAEs", unit="SAE")
+    ]
+    first, source = next(iter(saes.items()))
+    target = folder / (first.rsplit("/", 1)[0] if "/" in first and _one_prefix(saes) else "")
     if source.run_dir is not None:
         _stage_results(source.run_dir, target)
-    saes = {ids[name]: path for name, path in source.saes.items()}
-    _stage_benches(source.run_dir or path, saes, target)
+    _stage_benches(source.run_dir or _directory(source), saes, target)
     _refuse_secrets(folder)
     return staged
 
 
-def _one_prefix(ids: dict[str, str]) -> bool:
-    return len({found.split("/")[0] for found in ids.values()}) == 1
+def _one_prefix(ids: Iterable[str]) -> bool:
+    return len({id.split("/")[0] for id in ids}) == 1
 
 
-def _stage_sae(name: str, path: Path, id: str, folder: Path, with_split: bool) -> StagedSAE:
+def _directory(source: Source) -> Path:
+    if source.path is None:
+        raise CheckpointError(f"{source.origin} is published already, as one of SAELens's releases")
+    return source.path
+
+
+def _stage_sae(source: Source, id: str, folder: Path, with_split: bool) -> StagedSAE:
+    name, path = source.run_name, _directory(source)
     sae = load_sae(path, dtype=None)
     for tensor_name, tensor in sae.state_dict().items():
         # An infinite threshold is a side that is switched off; nothing else is ever infinite.
@@ -257,7 +223,7 @@ def _stage_results(run_dir: Path, folder: Path) -> None:
             _copy_text(file, folder / inside)
 
 
-def _stage_benches(run_dir: Path, saes: dict[str, Path], folder: Path) -> None:
+def _stage_benches(run_dir: Path, saes: Mapping[str, Source], folder: Path) -> None:
     found = gather(run_dir, saes)
     for name in found:
         for file in (CONFIG_FILE, ENVIRONMENT_FILE):

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or refused: sealing, finding the newest, and loading with checks."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -30,6 +31,22 @@ def is_whole(path: Path) -> bool:
         return all(sha256_of(path / name) == digest for name, digest in sealed.items())
     except (OSError, ValueError):
         return False
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint's configuration and weights: what a measurement of it is of.
+
+    Rows of `results/summary.json` hold it under `digest`; `bench` keeps it in each `run.json`.
+
+    Raises:
+        CheckpointError: if one of the two files is missing.
+    """
+    digest = hashlib.sha256()
+    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path} holds no {name}; weights are read from safetensors only")
+        digest.update(sha256_of(path / name).encode())
+    return digest.hexdigest()
 
 
 def latest_checkpoint(directory: Path) -> Path | None:

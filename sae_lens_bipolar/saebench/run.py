@@ -18,13 +18,13 @@ from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hook
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
+from sae_lens_bipolar.runs.sources import Source, find_saes
 from sae_lens_bipolar.saebench import assets, store
 from sae_lens_bipolar.saebench.config import PROTOCOLS, BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import require_saebench
 from sae_lens_bipolar.saebench.host.isolation import isolated, same_randomness
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
 from sae_lens_bipolar.saebench.results import write_rows
-from sae_lens_bipolar.saebench.sources import Source, find_saes
 
 logger = logging.getLogger(__name__)
 # May differ between commands on one output directory: they decide what is run, not its numbers.

@@ -9,8 +9,8 @@ import torch
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import save_file
 
+from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import BenchConfig
-from sae_lens_bipolar.saebench.sources import find_saes
 from tests.architecture_list import ARCHITECTURE_LIST
 
 D_IN, D_SAE = 8, 24

@@ -9,6 +9,7 @@ import pytest
 from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.hub.benchmarks import gather, headline_markdown
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
+from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import read_rows
 from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import HEADLINES
@@ -128,7 +129,7 @@ def test_a_renamed_checkpoint_and_one_of_no_run_keep_their_numbers(run_dir: Path
     assert "| core: loss recovered | both | 0.500 |" in (folder / "README.md").read_text()
     rows = read_rows(folder / "layer12/results/saebench.csv")
     assert {row["sae"] for row in rows} == {"layer12/topk"}
-    assert gather(run_dir, {"abstopk": run_dir / "checkpoints/abstopk"}) == {}
+    assert gather(run_dir, {"abstopk": find_saes([run_dir / "checkpoints/abstopk"])[0]}) == {}
 
 
 def test_absorption_is_turned_and_the_headline_protocol_leads_in_every_suite() -> None:

@@ -10,7 +10,7 @@ from tests.hub.fake.server import HubServer
 from tests.saebench.suite_data import FORGET_TOKEN, serve_suite_data
 
 # What is tested without SAEBench (the `bench` extra) installed.
-_WITHOUT_SAEBENCH = ("test_results_tables", "test_run_sources", "test_suites_protocols")
+_WITHOUT_SAEBENCH = ("test_results_tables", "test_suites_protocols")
 
 
 @pytest.fixture(autouse=True, scope="module")

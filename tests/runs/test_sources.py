@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_lens_bipolar.errors import CheckpointError, ConfigError
-from sae_lens_bipolar.saebench.sources import find_saes
+from sae_lens_bipolar.runs.sources import find_saes
 from tests.hub.fake.clients import clients_at
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_models import bench_sae, save_bench_sae
@@ -61,3 +61,38 @@ def test_what_is_no_sae_is_refused(tmp_path: Path, checkpoint: Path) -> None:
         find_saes([tmp_path / "empty"])
     with pytest.raises(ConfigError, match="two SAEs are called 'abstopk'"):
         find_saes([checkpoint, checkpoint])
+
+
+def test_names_and_runs_of_nested_checkpoints(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    sae = bench_sae("topk", tmp_path / "gpt2")
+    inner = save_bench_sae(run / "checkpoints/layer_0/topk", sae)
+    save_bench_sae(inner / "publish/topk", sae)  # what a dry run wrote is no SAE of the run
+    (run / "environment.json").write_text("{}")
+    (whole,), (single,) = find_saes([run]), find_saes([inner])
+    assert (whole.run_name, whole.name, whole.run_dir) == ("layer_0/topk", "layer_0-topk", run)
+    assert (single.run_name, single.path, single.run_dir) == ("topk", inner, run)
+    assert single.digest == whole.digest
+    (alone,) = find_saes([run / "checkpoints/layer_0"])  # a folder of checkpoints
+    assert (alone.run_name, alone.run_dir) == ("topk", None)
+
+
+def test_a_run_that_has_not_finished_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    with pytest.raises(CheckpointError, match="has not finished training"):
+        find_saes([tmp_path])
+
+
+def test_a_folder_of_a_run_that_is_a_link_is_refused_by_name(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/mine").symlink_to(checkpoint)
+    with pytest.raises(CheckpointError, match=r"checkpoints/mine is a link"):
+        find_saes([tmp_path / "run"])
+
+
+def test_names_that_can_be_no_file_are_refused_in_a_sentence() -> None:
+    for name in ("x" * 100_000, "a\0b"):
+        with pytest.raises(CheckpointError, match="neither a checkpoint"):
+            find_saes([name])

@@ -7,6 +7,7 @@ from sae_lens_bipolar.architectures.batch_abstopk import (
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUTrainingSAEConfig
 from sae_lens_bipolar.architectures.bi_topk import BiTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
+from sae_lens_bipolar.architectures.record import Architecture
 from sae_lens_bipolar.architectures.registry import ARCHITECTURES, register, unregister
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
@@ -14,7 +15,7 @@ from sae_lens_bipolar.architectures.unrolled_abstopk import UnrolledAbsTopKTrain
 from sae_lens_bipolar.evaluation.reconstruction import measure
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model
-from sae_lens_bipolar.polarity.splitting import split
+from sae_lens_bipolar.polarity import census, merge, split
 from sae_lens_bipolar.runs.checkpoints import load_sae
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ register()
 
 __all__ = [
     "ARCHITECTURES",
+    "Architecture",
     "BatchAbsTopKTrainingSAEConfig",
     "BiJumpReLUTrainingSAEConfig",
     "BiTopKTrainingSAEConfig",
@@ -32,10 +34,12 @@ __all__ = [
     "SparseTopKTrainingSAEConfig",
     "UnrolledAbsTopKTrainingSAEConfig",
     "__version__",
+    "census",
     "load_documents",
     "load_model",
     "load_sae",
     "measure",
+    "merge",
     "register",
     "split",
     "split_tokens",

@@ -29,6 +29,8 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAEConfig
+from sae_lens_bipolar.architectures.citations import ABSTOPK, BATCHTOPK, MATRYOSHKA_SAE
+from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
 from sae_lens_bipolar.errors import ConfigError, require_number
 
@@ -218,3 +220,28 @@ class MatryoshkaBatchAbsTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAE, BatchAbs
                 error = (recons - (sae_in - level_out).detach()).pow(2).sum(dim=-1).mean()
                 loss = loss + min(num_dead / k_aux, 1.0) * error
         return self.cfg.aux_loss_coefficient * loss
+
+
+_FORMULA = f"{LINEAR}z    = u on the k n largest |u| of a batch of n tokens, else 0\n{DECODE}"
+_SAVED = "\nsaved as bi_jumprelu, with the running mean of the smallest |z| kept as both thresholds"
+
+RECORD = Architecture(
+    name="batch_abstopk",
+    title="Batch AbsTopK: k signed latents per token, on average over a batch",
+    formula=_FORMULA + _SAVED,
+    source="after arXiv 2412.06410 and 2510.00404",
+    cites=(BATCHTOPK, ABSTOPK),
+    signed=True,
+    training=(BatchAbsTopKTrainingSAE, BatchAbsTopKTrainingSAEConfig),
+    at_l0=lambda d_sae, l0: {"k": l0},
+)
+MATRYOSHKA = Architecture(
+    name="matryoshka_batch_abstopk",
+    title="Matryoshka Batch AbsTopK: nested prefixes of signed latents, each reconstructing x",
+    formula=f"{_FORMULA}, and from the first w latents alone, for each width w{_SAVED}",
+    source="after arXiv 2503.17547 and 2510.00404",
+    cites=(MATRYOSHKA_SAE, ABSTOPK),
+    signed=True,
+    training=(MatryoshkaBatchAbsTopKTrainingSAE, MatryoshkaBatchAbsTopKTrainingSAEConfig),
+    at_l0=lambda d_sae, l0: {"k": l0, "matryoshka_widths": [d_sae // 4, d_sae]},
+)

@@ -38,6 +38,8 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.citations import ABSTOPK, JUMPRELU
+from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture, Sides
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import require_choice, require_number
@@ -262,3 +264,23 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
         return {
             "l0": TrainCoefficientConfig(self.cfg.l0_coefficient, self.cfg.l0_warm_up_steps),
         }
+
+
+def _sides(sae: BiJumpReLUSAE) -> Sides:
+    thresholds = (sae.threshold_positive, sae.threshold_negative)
+    return Sides(bias=(sae.b_enc, -sae.b_enc), threshold=thresholds)
+
+
+RECORD = Architecture(
+    name="bi_jumprelu",
+    title="Bi-JumpReLU: a threshold on each side of a latent",
+    formula=f"{LINEAR}z    = u where u > t+ or u < -t-, else 0\n{DECODE}\n"
+    "with t+, t- = threshold_positive, threshold_negative",
+    source="after arXiv 2407.14435 and 2510.00404",
+    cites=(JUMPRELU, ABSTOPK),
+    signed=True,
+    training=(BiJumpReLUTrainingSAE, BiJumpReLUTrainingSAEConfig),
+    inference=(BiJumpReLUSAE, BiJumpReLUSAEConfig),
+    sides=_sides,
+    at_l0=lambda d_sae, l0: {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": l0},
+)

@@ -37,6 +37,8 @@ from sae_lens.saes.topk_sae import (
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.citations import ABSTOPK, TOPK
+from sae_lens_bipolar.architectures.record import DECODE, Architecture, Sides
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
 from sae_lens_bipolar.errors import ConfigError, require_number
 
@@ -255,3 +257,25 @@ class BiTopKTrainingSAE(_TwoSidedTopK, TopKTrainingSAE):
             for name in ("W_enc", "b_positive", "b_negative"):
                 state_dict[name] = state_dict[name] * norms
             state_dict["W_dec"] = state_dict["W_dec"] / norms[:, None]
+
+
+def _sides(sae: BiTopKSAE) -> Sides:
+    return Sides(bias=(sae.b_positive, sae.b_negative))
+
+
+RECORD = Architecture(
+    name="bi_topk",
+    title="Bi-TopK: top-k over both sides of every latent, with a bias per side",
+    formula="v    = (x - b_dec) W_enc\n"
+    "p+   = v + b+        p- = -v + b-\n"
+    "z    = relu(p+) [p+ kept] - relu(p-) [p- kept]    kept: the k largest of all 2 d_sae\n"
+    f"{DECODE}\n"
+    "with b+, b- = b_positive, b_negative",
+    source="after arXiv 2406.04093 and 2510.00404",
+    cites=(TOPK, ABSTOPK),
+    signed=True,
+    training=(BiTopKTrainingSAE, BiTopKTrainingSAEConfig),
+    inference=(BiTopKSAE, BiTopKSAEConfig),
+    sides=_sides,
+    at_l0=lambda d_sae, l0: {"k": l0},
+)

@@ -16,6 +16,8 @@ from sae_lens.saes.gated_sae import (
 from sae_lens.saes.sae import SAEConfig
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.citations import GATED
+from sae_lens_bipolar.architectures.record import DECODE, Architecture
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.gate import Polarities
 from sae_lens_bipolar.architectures.training.gated_step import GatedStep
@@ -99,3 +101,17 @@ class GatedL0TrainingSAE(GatedStep, GatedTrainingSAE):
     @override
     def set_thresholds(self, thresholds: torch.Tensor) -> None:
         self.b_gate.copy_(-thresholds)
+
+
+RECORD = Architecture(
+    name="gated_l0",
+    title="Gated, trained to an L0 target",
+    formula="v    = (x - b_dec) W_enc\nz    = 1[v + b_gate > 0] relu(exp(r_mag) v + b_mag)\n"
+    f"{DECODE}",
+    source="arXiv 2404.16014",
+    cites=(GATED,),
+    signed=False,
+    training=(GatedL0TrainingSAE, GatedL0TrainingSAEConfig),
+    at_l0=lambda d_sae, l0: {"threshold_init_l0": l0},
+    timed_beside=(GatedTrainingSAE, GatedTrainingSAEConfig),
+)

@@ -1,4 +1,8 @@
-"""Which architectures exist, and how they sit beside SAELens's own.
+"""Which architectures are known, and how they sit beside SAELens's own.
+
+`ARCHITECTURES` collects the records that the files of this folder end with. `register` enters their
+classes into SAELens's registry, and adds records of your own: from then on they are split,
+published, benchmarked and described like those of this package.
 
 Published weights name their architecture with `PREFIX` ("sae_lens_bipolar.sign_aware_gated"): a
 SAELens without this package raises KeyError with just that name, so the name says what to import.
@@ -10,87 +14,44 @@ for SAELens's class: same config, loss, gradients and files), and never raises o
 """
 
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
-from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAEConfig
-from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 
-from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
-from sae_lens_bipolar.architectures.batch_abstopk import (
-    BatchAbsTopKTrainingSAE,
-    BatchAbsTopKTrainingSAEConfig,
-    MatryoshkaBatchAbsTopKTrainingSAE,
-    MatryoshkaBatchAbsTopKTrainingSAEConfig,
+from sae_lens_bipolar.architectures import (
+    abstopk,
+    batch_abstopk,
+    bi_jumprelu,
+    bi_topk,
+    gated_l0,
+    sign_aware_gated,
+    sparse_topk,
+    stock,
+    unrolled_abstopk,
 )
-from sae_lens_bipolar.architectures.bi_jumprelu import (
-    BiJumpReLUSAE,
-    BiJumpReLUSAEConfig,
-    BiJumpReLUTrainingSAE,
-    BiJumpReLUTrainingSAEConfig,
-)
-from sae_lens_bipolar.architectures.bi_topk import (
-    BiTopKSAE,
-    BiTopKSAEConfig,
-    BiTopKTrainingSAE,
-    BiTopKTrainingSAEConfig,
-)
-from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAE, GatedL0TrainingSAEConfig
-from sae_lens_bipolar.architectures.sign_aware_gated import (
-    SignAwareGatedSAE,
-    SignAwareGatedSAEConfig,
-    SignAwareGatedTrainingSAE,
-    SignAwareGatedTrainingSAEConfig,
-)
-from sae_lens_bipolar.architectures.sparse_topk import (
-    SparseTopKTrainingSAE,
-    SparseTopKTrainingSAEConfig,
-)
-from sae_lens_bipolar.architectures.unrolled_abstopk import (
-    UnrolledAbsTopKSAE,
-    UnrolledAbsTopKSAEConfig,
-    UnrolledAbsTopKTrainingSAE,
-    UnrolledAbsTopKTrainingSAEConfig,
-)
+from sae_lens_bipolar.architectures.record import Architecture
+from sae_lens_bipolar.errors import ConfigError, did_you_mean
 from sae_lens_bipolar.sparse import fused_adam
 
 logger = logging.getLogger(__name__)
 
-
-class Architecture(NamedTuple):
-    """What one name stands for; a slot left None stays SAELens's own."""
-
-    training: tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]
-    inference: tuple[type[SAE[Any]], type[SAEConfig]] | None = None
-    takes_over: bool = False  # replaces SAELens's own training class of that name
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "abstopk": Architecture((AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig), takes_over=True),
-    "sign_aware_gated": Architecture(
-        (SignAwareGatedTrainingSAE, SignAwareGatedTrainingSAEConfig),
-        (SignAwareGatedSAE, SignAwareGatedSAEConfig),
-    ),
-    "bi_jumprelu": Architecture(
-        (BiJumpReLUTrainingSAE, BiJumpReLUTrainingSAEConfig), (BiJumpReLUSAE, BiJumpReLUSAEConfig)
-    ),
-    "batch_abstopk": Architecture((BatchAbsTopKTrainingSAE, BatchAbsTopKTrainingSAEConfig)),
-    "matryoshka_batch_abstopk": Architecture(
-        (MatryoshkaBatchAbsTopKTrainingSAE, MatryoshkaBatchAbsTopKTrainingSAEConfig)
-    ),
-    "bi_topk": Architecture(
-        (BiTopKTrainingSAE, BiTopKTrainingSAEConfig), (BiTopKSAE, BiTopKSAEConfig)
-    ),
-    "unrolled_abstopk": Architecture(
-        (UnrolledAbsTopKTrainingSAE, UnrolledAbsTopKTrainingSAEConfig),
-        (UnrolledAbsTopKSAE, UnrolledAbsTopKSAEConfig),
-    ),
-    # Unsigned, for fair comparisons: saved as stock `topk` and `gated`.
-    "sparse_topk": Architecture((SparseTopKTrainingSAE, SparseTopKTrainingSAEConfig)),
-    "gated_l0": Architecture((GatedL0TrainingSAE, GatedL0TrainingSAEConfig)),
-}
-
 PREFIX = "sae_lens_bipolar."  # of the second name under which inference classes are registered
+
+_OURS = (
+    abstopk.RECORD,
+    sign_aware_gated.RECORD,
+    bi_jumprelu.RECORD,
+    batch_abstopk.RECORD,
+    batch_abstopk.MATRYOSHKA,
+    bi_topk.RECORD,
+    unrolled_abstopk.RECORD,
+    # Non-negative, for fair comparisons: saved as stock `topk` and `gated`.
+    sparse_topk.RECORD,
+    gated_l0.RECORD,
+    *stock.RECORDS,
+)
+ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in _OURS}
 
 # (table, name) -> what stood there before, None where nothing did.
 _replaced: dict[tuple[str, str], Any] = {}
@@ -100,18 +61,78 @@ _TABLES: dict[str, dict[str, Any]] = {
 }
 
 
-def register() -> None:
+def register(*records: Architecture) -> None:
     """Enter every architecture into SAELens's registry; a second call changes nothing.
 
     Where another package holds a name already, its entry stays and a warning says so: the classes
     of this package can still be imported and passed to SAELens's runners as `override_sae`.
+
+    Args:
+        records: architectures of your own, which are added to `ARCHITECTURES` first. A name that
+            is taken there keeps its record, with a warning.
     """
     fused_adam.enable()
-    for name, architecture in ARCHITECTURES.items():
-        _enter("training", name, architecture.training, architecture.takes_over)
-        if architecture.inference is not None:
-            _enter("inference", name, architecture.inference, False)
-            _enter("inference", PREFIX + name, architecture.inference, False)
+    for record in records:
+        known = ARCHITECTURES.setdefault(record.name, record)
+        if known != record:
+            logger.warning(
+                "%r is the name of another architecture already (%s); its record stays. "
+                "Choose another name, or unregister that record first",
+                *(record.name, known.title),
+            )
+    for record in ARCHITECTURES.values():
+        for table_name, name, entry in _slots(record):
+            _enter(table_name, name, entry, record.takes_over)
+
+
+def unregister(*records: Architecture) -> None:
+    """Undo `register`: SAELens's registry is as it was. Entries others have changed since stay.
+
+    Args:
+        records: what to undo, and no more; without any, everything. Records that came by
+            `register(record)` are forgotten.
+    """
+    if not records:
+        fused_adam.disable()
+    for record in records or tuple(ARCHITECTURES.values()):
+        for table_name, name, entry in _slots(record):
+            table, key = _TABLES[table_name], (table_name, name)
+            if key not in _replaced or table.get(name) != entry:
+                continue
+            before = _replaced.pop(key)
+            if before is None:
+                del table[name]
+            else:
+                table[name] = before
+        if record not in _OURS and ARCHITECTURES.get(record.name) == record:
+            del ARCHITECTURES[record.name]
+    if not records:
+        _replaced.clear()
+
+
+def find(architecture: str) -> Architecture:
+    """The record of an architecture, named with or without `PREFIX`.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    name = architecture.removeprefix(PREFIX)
+    if name not in ARCHITECTURES:
+        raise ConfigError(
+            f"architecture {architecture!r} has no record, so neither its formula nor the sign of "
+            "its latents is known; describe it by sae_lens_bipolar.register(Architecture(...))"
+            f"{did_you_mean(name, ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]
+
+
+def record_of(config: Mapping[str, Any]) -> Architecture:
+    """The record of a saved inference SAE, from its `cfg.json`, with its options applied.
+
+    Raises:
+        ConfigError: if its architecture has no record.
+    """
+    return find(config["architecture"]).of(config)
 
 
 def published_name(architecture: str) -> str:
@@ -120,18 +141,15 @@ def published_name(architecture: str) -> str:
     return PREFIX + architecture if known is not None and known.inference else architecture
 
 
-def unregister() -> None:
-    """Undo `register`: SAELens's registry is as it was. Entries others have changed since stay."""
-    fused_adam.disable()
-    for (table_name, name), before in _replaced.items():
-        table = _TABLES[table_name]
-        if table.get(name) != getattr(ARCHITECTURES[name.removeprefix(PREFIX)], table_name):
-            continue
-        if before is None:
-            del table[name]
-        else:
-            table[name] = before
-    _replaced.clear()
+def _slots(record: Architecture) -> list[tuple[str, str, Any]]:
+    """The entries of a record in SAELens's registry: table, name, classes."""
+    slots: list[tuple[str, str, Any]] = []
+    if record.training is not None:
+        slots.append(("training", record.name, record.training))
+    if record.inference is not None:
+        slots.append(("inference", record.name, record.inference))
+        slots.append(("inference", PREFIX + record.name, record.inference))
+    return slots
 
 
 def _enter(table_name: str, name: str, entry: tuple[Any, Any], takes_over: bool) -> None:
@@ -139,7 +157,8 @@ def _enter(table_name: str, name: str, entry: tuple[Any, Any], takes_over: bool)
     present = table.get(name)
     if present == entry:
         return
-    if present is not None and not (takes_over and _is_host_class(present[0])):
+    replaces = takes_over and table_name == "training"
+    if present is not None and not (replaces and _is_host_class(present[0])):
         logger.warning(
             "SAELens's %s registry already holds %r (%s.%s); sae-lens-bipolar leaves it in place",
             *(table_name, name, present[0].__module__, present[0].__qualname__),

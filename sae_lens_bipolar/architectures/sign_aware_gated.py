@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
 from sae_lens.saes.sae import (
     SAE,
     SAEConfig,
@@ -36,6 +37,8 @@ from sae_lens.saes.sae import (
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.citations import GATED, SAGSAE
+from sae_lens_bipolar.architectures.record import DECODE, Architecture, Config, Sides
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.training.gated_step import GatedStep
@@ -328,3 +331,46 @@ class SignAwareGatedTrainingSAE(GatedStep, _DenseStep):
         if "log_threshold" in state_dict:  # saved for inference: its thresholds are the start
             initial = state_dict["log_threshold"].clone()
             state_dict.setdefault("initial_log_threshold", initial)
+
+
+def _sides(sae: SignAwareGatedSAE) -> Sides:
+    p = sae.polarities()
+    # Where the magnitude's relu opens only after the gate, the relu decides: threshold 0.
+    positive = (p.gain_positive * p.threshold_positive + p.bias_positive).clamp(min=0)
+    negative = (p.gain_negative * p.threshold_negative + p.bias_negative).clamp(min=0)
+    if not sae.cfg.two_sided_gate:
+        negative = torch.full_like(negative, torch.inf)
+    return Sides(
+        bias=(p.bias_positive, p.bias_negative),
+        gain=(p.gain_positive, p.gain_negative),
+        threshold=(positive, negative),
+    )
+
+
+_LATENTS = "z    = g+ m+ - g- m-"
+
+
+def _options(config: Config) -> dict[str, Any]:
+    if config.get("two_sided_gate", True):
+        return {}
+    return {"signed": False, "formula": RECORD.formula.replace(_LATENTS, "z    = g+ m+")}
+
+
+RECORD = Architecture(
+    name="sign_aware_gated",
+    title="SA-GSAE: a gate with a dead zone between two thresholds, and magnitudes per side",
+    formula="v    = (x - b_dec) W_enc\n"
+    "g+   = 1[v > exp(t+)]              g- = 1[v < -exp(t-)]\n"
+    "m+   = relu(exp(r+) v + b+)        m- = relu(-exp(r-) v + b-)\n"
+    f"{_LATENTS}\n{DECODE}\n"
+    "with t, r, b = log_threshold, log_gain, b_mag: a row per side, or one that both share",
+    source="our reading of arXiv 2605.28149",
+    cites=(SAGSAE, GATED),
+    signed=True,
+    training=(SignAwareGatedTrainingSAE, SignAwareGatedTrainingSAEConfig),
+    inference=(SignAwareGatedSAE, SignAwareGatedSAEConfig),
+    sides=_sides,
+    at_l0=lambda d_sae, l0: {"threshold_init_l0": l0},
+    timed_beside=(GatedTrainingSAE, GatedTrainingSAEConfig),
+    options=_options,
+)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from sae_lens.saes.sae import SAEConfig
-from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAEConfig
+from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.citations import TOPK
+from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
 from sae_lens_bipolar.architectures.training.top_k_step import SparseStep
 from sae_lens_bipolar.errors import ConfigError
@@ -47,3 +49,16 @@ class SparseTopKTrainingSAE(SparseStep):
     """
 
     cfg: SparseTopKTrainingSAEConfig  # type: ignore[assignment]
+
+
+RECORD = Architecture(
+    name="sparse_topk",
+    title="TopK, trained on the active latents only",
+    formula=f"{LINEAR}z    = relu(u) on the k largest of u, else 0\n{DECODE}",
+    source="arXiv 2406.04093",
+    cites=(TOPK,),
+    signed=False,
+    training=(SparseTopKTrainingSAE, SparseTopKTrainingSAEConfig),
+    at_l0=lambda d_sae, l0: {"k": l0},
+    timed_beside=(TopKTrainingSAE, TopKTrainingSAEConfig),
+)

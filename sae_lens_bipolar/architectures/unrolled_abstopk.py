@@ -32,6 +32,8 @@ from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.citations import ABSTOPK
+from sae_lens_bipolar.architectures.record import DECODE, Architecture, Sides
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_number
@@ -196,3 +198,31 @@ class UnrolledAbsTopKTrainingSAE(_Unrolled, AbsTopKTrainingSAE):
         if self.cfg.n_steps > 1:
             logged["weights/step_sizes"] = self.log_step_size.detach().float().exp().cpu().numpy()
         return logged
+
+
+def _sides(sae: UnrolledAbsTopKSAE) -> Sides:
+    if sae.cfg.n_steps == 1:  # that is abstopk
+        return Sides(bias=(sae.b_enc, -sae.b_enc))
+    raise ConfigError(
+        f"unrolled_abstopk with n_steps={sae.cfg.n_steps} has no polarity split: every step feeds "
+        "the signed latents of the one before back through the decoder, and SAELens's TopKSAE and "
+        "JumpReLUSAE encode with one affine map; use its signed latents, or n_steps=1"
+    )
+
+
+RECORD = Architecture(
+    name="unrolled_abstopk",
+    title="Unrolled AbsTopK: T proximal gradient steps with learned step sizes",
+    formula="v_1     = (x - b_dec) W_enc + b_enc\n"
+    "v_{t+1} = z_t + μ_t ((x - b_dec - z_t W_dec) W_enc + b_enc)\n"
+    "z_t     = v_t on the k largest of |v_t|, else 0        z = z_T\n"
+    f"{DECODE}\n"
+    "with μ = exp(log_step_size)",
+    source="arXiv 2510.00404, equations 4 to 6",
+    cites=(ABSTOPK,),
+    signed=True,
+    training=(UnrolledAbsTopKTrainingSAE, UnrolledAbsTopKTrainingSAEConfig),
+    inference=(UnrolledAbsTopKSAE, UnrolledAbsTopKSAEConfig),
+    sides=_sides,
+    at_l0=lambda d_sae, l0: {"k": l0},
+)

@@ -10,7 +10,9 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
-from sae_lens_bipolar.architectures.texts import CITATIONS, FORMULAS, RESCALED, SIGNED, Formula
+from sae_lens_bipolar.architectures import citations
+from sae_lens_bipolar.architectures.record import Architecture
+from sae_lens_bipolar.architectures.registry import record_of
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, SUMMARY
 from sae_lens_bipolar.hub.base_models import BaseModel, is_hub_name
 from sae_lens_bipolar.hub.benchmarks import saebench_section
@@ -116,7 +118,7 @@ def _context(
         "saebench": _saebench(folder, saes),
         "training": _training(saes, environment, config),
         "limits": known_limits(saes, rows, model, any_signed),
-        "citations": "\n\n".join(CITATIONS[key] for key in _cited(saes)),
+        "citations": "\n\n".join(_cited(saes)),
     }
 
 
@@ -136,7 +138,7 @@ def _row(folder: Path, sae: StagedSAE) -> dict[str, Any]:
         "architecture": sae.architecture,
         "d_sae": sae.config["d_sae"],
         "sparsity": _sparsity(sae),
-        "signed": sae.architecture in SIGNED and sae.config.get("two_sided_gate", True),
+        "signed": record_of(sae.config).signed,
         "needs_package": sae.needs_package,
     }
 
@@ -249,30 +251,18 @@ def _corpus(name: str) -> str:
 
 
 def _formulas(saes: Sequence[StagedSAE]) -> list[dict[str, str]]:
-    groups: dict[tuple[str, str], list[str]] = {}
+    ids: dict[Architecture, list[str]] = {}
     for sae in saes:
-        text = _formula(sae.architecture).text
-        if not sae.config.get("apply_b_dec_to_input", True):
-            text = text.replace("(x - b_dec)", "x").replace("x - b_dec - ", "x - ")
-        if not sae.config.get("two_sided_gate", True):
-            text = text.replace("z    = g+ m+ - g- m-", "z    = g+ m+")
-        if sae.config.get("rescale_acts_by_decoder_norm"):
-            text += f"\n{RESCALED}"
-        groups.setdefault((sae.architecture, text), []).append(f"`{sae.id}`")
+        ids.setdefault(record_of(sae.config), []).append(f"`{sae.id}`")
     return [
-        {**_formula(name)._asdict(), "text": text, "ids": ", ".join(ids)}
-        for (name, text), ids in groups.items()
+        {"title": r.title, "source": r.source, "text": r.formula, "ids": ", ".join(ids[r])}
+        for r in ids
     ]
 
 
-def _formula(architecture: str) -> Formula:
-    stock = Formula(architecture, f"SAELens's architecture {architecture!r}", "", ())
-    return FORMULAS.get(architecture, stock)
-
-
 def _cited(saes: Sequence[StagedSAE]) -> list[str]:
-    found = [key for sae in saes for key in _formula(sae.architecture).cites]
-    return list(dict.fromkeys([*found, "saelens"]))
+    found = [entry for sae in saes for entry in record_of(sae.config).cites]
+    return list(dict.fromkeys([*found, citations.SAELENS]))
 
 
 def _training(

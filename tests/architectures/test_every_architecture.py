@@ -57,7 +57,8 @@ each = pytest.mark.parametrize("entry", ARCHITECTURE_LIST, ids=str)
 
 
 def test_the_list_leaves_none_out() -> None:
-    assert {entry.name for entry in ARCHITECTURE_LIST} == set(ARCHITECTURES)
+    trained = {name for name, record in ARCHITECTURES.items() if record.training}
+    assert {entry.name for entry in ARCHITECTURE_LIST} == trained
     names = [str(entry) for entry in ARCHITECTURE_LIST]
     assert len(set(names)) == len(names)
 

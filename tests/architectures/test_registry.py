@@ -10,7 +10,7 @@ from sae_lens import TopKSAE, TopKSAEConfig
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 import sae_lens_bipolar
-from sae_lens_bipolar.architectures.registry import ARCHITECTURES
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, PREFIX
 
 
 @pytest.fixture
@@ -27,13 +27,11 @@ def tables() -> tuple[dict, dict]:
 
 def test_every_architecture_is_registered_and_importing_twice_changes_nothing() -> None:
     for name, architecture in ARCHITECTURES.items():
-        assert SAE_TRAINING_CLASS_REGISTRY[name] == architecture.training
-        options = {"matryoshka_widths": [16, 128]} if name.startswith("matryoshka") else {}
-        cfg = architecture.training[1](d_in=4, d_sae=128, **options)
-        inference = cfg.get_inference_config_class()
-        assert inference.architecture() in SAE_CLASS_REGISTRY
+        if architecture.training:
+            assert SAE_TRAINING_CLASS_REGISTRY[name] == architecture.training
         if architecture.inference:
             assert SAE_CLASS_REGISTRY[name] == architecture.inference
+            assert SAE_CLASS_REGISTRY[PREFIX + name] == architecture.inference
     before = tables()
     sae_lens_bipolar.register()
     assert tables() == before

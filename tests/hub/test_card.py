@@ -8,8 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from sae_lens_bipolar.architectures.registry import ARCHITECTURES, published_name
-from sae_lens_bipolar.architectures.texts import CITATIONS, FORMULAS, SIGNED
+from sae_lens_bipolar.architectures.registry import find, published_name
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.redaction import holds_secret, without_folders, without_secrets
 from sae_lens_bipolar.hub.base_models import LICENSES, base_model, check_license, is_hub_name
@@ -69,8 +68,8 @@ def test_it_says_everything_a_stranger_asks(run_dir: Path) -> None:
     ):
         assert words in text, words
     for name in NAMES:
-        assert FORMULAS[name].title in text
-        assert all(CITATIONS[key] in text for key in FORMULAS[name].cites)
+        assert find(name).title in text
+        assert all(entry in text for entry in find(name).cites)
         assert f"\n| {name} | 24 |" in text  # its row of figures
     assert "## SAEBench\n\nNot run." in text
     assert "/home/ada" not in text
@@ -122,18 +121,6 @@ def test_a_local_model_and_a_hub_data_set(tmp_path: Path) -> None:
     assert config["metadata"]["model_name"] == ".../gpt2"
 
 
-def test_every_architecture_has_a_formula_and_knows_its_sign() -> None:
-    for entry in ARCHITECTURES.values():
-        saved = entry.training[1](d_in=4, d_sae=128, **_needed(entry.training[1]))
-        name = saved.get_inference_config_class().architecture()
-        assert name in FORMULAS
-    assert set(SIGNED) <= FORMULAS.keys()
-
-
-def _needed(config: type) -> dict[str, object]:
-    return {"matryoshka_widths": [16, 128]} if "Matryoshka" in config.__name__ else {}
-
-
 def test_the_sign_in_the_card_is_the_weights(run_dir: Path) -> None:
     from sae_lens_bipolar.runs.checkpoints import load_sae
 
@@ -141,8 +128,7 @@ def test_the_sign_in_the_card_is_the_weights(run_dir: Path) -> None:
     for name in NAMES:
         sae = load_sae(run_dir / "checkpoints" / name)
         z = sae.encode(3 * torch.randn(200, sae.cfg.d_in))
-        assert bool((z < 0).any()) == (name in SIGNED)
-        assert name == "unrolled_abstopk" or is_signed(sae) == (name in SIGNED)
+        assert bool((z < 0).any()) == find(name).signed == is_signed(sae)
 
 
 def test_only_architectures_that_saelens_lacks_are_renamed() -> None:

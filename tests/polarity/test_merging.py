@@ -373,8 +373,9 @@ def test_thresholds_out_of_range(value):
 
 
 @pytest.mark.parametrize("name", SIGNED)
-def test_a_signed_sae_is_refused(name):
-    with pytest.raises(ConfigError, match="signed already"):
+def test_an_sae_of_two_sides_is_refused(name):
+    why = "one affine encoder" if "one-sided" in name else "signed already"
+    with pytest.raises(ConfigError, match=why):
         merge(signed_sae(name))
 
 

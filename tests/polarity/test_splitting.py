@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAEConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE
-from sae_lens.saes.sae import SAE, SAEMetadata, TrainingSAE
+from sae_lens.saes.sae import SAE, SAEConfig, SAEMetadata, TrainingSAE
 from sae_lens.saes.temporal_sae import TemporalSAE, TemporalSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKTrainingSAE, TopKTrainingSAEConfig
 from safetensors.torch import save_file
@@ -26,17 +27,14 @@ from sae_lens_bipolar.architectures.batch_abstopk import (
     MatryoshkaBatchAbsTopKTrainingSAEConfig,
 )
 from sae_lens_bipolar.architectures.bi_jumprelu import (
-    BiJumpReLUSAE,
-    BiJumpReLUSAEConfig,
     BiJumpReLUTrainingSAE,
     BiJumpReLUTrainingSAEConfig,
 )
 from sae_lens_bipolar.architectures.bi_topk import (
-    BiTopKSAE,
-    BiTopKSAEConfig,
     BiTopKTrainingSAE,
     BiTopKTrainingSAEConfig,
 )
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, find
 from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAE,
     SignAwareGatedTrainingSAEConfig,
@@ -63,20 +61,6 @@ NORMALIZATIONS = (
     "covariance_whitening",
 )
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def inference_classes_are_registered():
-    entries = {
-        "bi_topk": (BiTopKSAE, BiTopKSAEConfig),
-        "bi_jumprelu": (BiJumpReLUSAE, BiJumpReLUSAEConfig),
-        "unrolled_abstopk": (UnrolledAbsTopKSAE, UnrolledAbsTopKSAEConfig),
-    }
-    missing = {name: entry for name, entry in entries.items() if name not in SAE_CLASS_REGISTRY}
-    SAE_CLASS_REGISTRY.update(missing)
-    yield
-    for name in missing:
-        del SAE_CLASS_REGISTRY[name]
 
 
 def draw(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -115,7 +99,7 @@ def test_the_split_is_exact(name, normalization, apply_b_dec, dtype):
     twin = split(sae)
     check_twin(sae, twin, draw(64, D_IN, dtype=sae.dtype))
     assert type(twin) in (TopKSAE, JumpReLUSAE)
-    assert is_signed(sae)
+    assert is_signed(sae) == ("one-sided" not in name)
     assert not is_signed(twin)
     assert twin.cfg.d_sae == 2 * D_SAE
     assert twin.W_dec.dtype == twin.dtype == sae.dtype
@@ -428,12 +412,11 @@ def test_a_non_negative_training_sae_gives_its_inference_form(
 
 def test_every_registered_architecture_is_either_split_or_refused_by_name():
     """A new architecture has to state which it is: silence would pass signed latents as split."""
-    known = {name.split()[0] for name in SIGNED} | {
-        *("standard", "topk", "jumprelu", "gated", "matching_pursuit", "temporal"),
-        *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
-    }
-    published = "sae_lens_bipolar."  # the same classes, under the names published files carry
-    assert {name.removeprefix(published) for name in SAE_CLASS_REGISTRY} == known
+    signed = {name.split()[0] for name in SIGNED}
+    for name in SAE_CLASS_REGISTRY:
+        record = find(name)
+        assert record.signed == (record.name in signed), name
+        assert (record.sides is not None) == record.signed, name
 
 
 def test_unrolled_abstopk_says_why_not():
@@ -442,16 +425,38 @@ def test_unrolled_abstopk_says_why_not():
         split(sae)
 
 
-def test_an_unknown_architecture():
-    class OtherSAE(SAE[Any]):
-        def encode(self, x: torch.Tensor) -> torch.Tensor:
-            return x @ self.W_enc
+@dataclass
+class OtherSAEConfig(SAEConfig):
+    @classmethod
+    def architecture(cls) -> str:
+        return "abstop"
 
-        def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-            return feature_acts @ self.W_dec
 
-    with pytest.raises(ConfigError, match="OtherSAE"):
-        split(OtherSAE(UnrolledAbsTopKSAEConfig(d_in=2, d_sae=3, k=1)))
+class OtherSAE(SAE[Any]):
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.W_enc
+
+    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        return feature_acts @ self.W_dec
+
+
+@pytest.mark.parametrize("ask", [split, is_signed])
+def test_an_unknown_architecture_is_never_taken_for_non_negative(ask):
+    with pytest.raises(ConfigError, match=r"'abstop' has no record.*did you mean 'abstopk'"):
+        ask(OtherSAE(OtherSAEConfig(d_in=2, d_sae=3)))
+
+
+@pytest.mark.parametrize("ask", [split, is_signed])
+def test_a_known_name_on_somebody_elses_class(ask):
+    with pytest.raises(ConfigError, match=r"UnrolledAbsTopKSAE.*OtherSAE"):
+        ask(OtherSAE(UnrolledAbsTopKSAEConfig(d_in=2, d_sae=3, k=1)))
+
+
+def test_a_signed_architecture_whose_record_knows_no_split(monkeypatch):
+    record = replace(find("bi_topk"), sides=None)
+    monkeypatch.setitem(ARCHITECTURES, "bi_topk", record)
+    with pytest.raises(ConfigError, match="'bi_topk': its record gives no `sides`"):
+        split(signed_sae("bi_topk"))
 
 
 def test_latents_there_and_back():

@@ -37,7 +37,7 @@ from sae_lens_bipolar.files.names import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
 )
-from sae_lens_bipolar.files.redaction import holds_secret, without_folders
+from sae_lens_bipolar.files.redaction import find_secret, without_folders
 from sae_lens_bipolar.hub.base_models import BaseModel, base_model
 from sae_lens_bipolar.hub.benchmarks import gather
 from sae_lens_bipolar.polarity.splitting import split
@@ -248,10 +248,11 @@ def _copy_text(file: Path, target: Path) -> None:
 
 def _refuse_secrets(folder: Path) -> None:
     for file in sorted(folder.rglob("*")):
-        if file.suffix in _TEXT and holds_secret(file.read_text(encoding="utf-8")):
+        found = file.suffix in _TEXT and find_secret(file.read_text(encoding="utf-8"))
+        if found:
             raise HubError(
-                f"{file.relative_to(folder)} would publish an access token; remove it from the "
-                "run's own file, revoke the token, and publish again"
+                f"{file.relative_to(folder)} would publish {found}; remove it from the run's own "
+                "file, revoke it, and publish again"
             )
 
 

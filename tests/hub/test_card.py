@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from sae_lens_bipolar.architectures.registry import find, published_name
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.files.redaction import holds_secret, without_folders, without_secrets
+from sae_lens_bipolar.files.redaction import find_secret, without_folders, without_secrets
 from sae_lens_bipolar.hub.base_models import LICENSES, base_model, check_license, is_hub_name
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.polarity.splitting import is_signed
@@ -178,8 +178,8 @@ def test_secrets_and_folders_are_recognised(monkeypatch: pytest.MonkeyPatch) -> 
     for secret in (token, "pw@", "abc", "zzz", "s3cret", "0123456789abcdef0123"):
         assert secret not in clean
     assert "--training_tokens 5" in clean
-    assert holds_secret(said)
-    assert not holds_secret(clean)
+    assert find_secret(said)
+    assert not find_secret(clean)
     value = {"a": ["--out=/home/me/runs/x", "~/y/z", "blocks.0/mlp", "https://h.co/a/b"], "n": 1}
     expected = {"a": ["--out=.../x", ".../z", "blocks.0/mlp", "https://h.co/a/b"], "n": 1}
     assert without_folders(value) == expected

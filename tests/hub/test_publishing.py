@@ -361,7 +361,7 @@ def test_what_cannot_be_published_is_refused_before_the_hub_is_asked(
     refused(
         lambda run: (run / "results/summary.json").write_text("{"), "summary.json", BipolarError
     )
-    refused(with_token, "environment.json would publish an access token", HubError)
+    refused(with_token, "environment.json would publish ", HubError)
 
 
 def test_a_run_somebody_else_works_in_is_left_alone(small_run: Path) -> None:

@@ -4,13 +4,40 @@ Every class is a `ValueError`, so code written against SAELens's own checks keep
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+LONGEST_MESSAGE = 4_000  # characters of an error that are shown
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # escapes and other control characters
+    r"|[\u202a-\u202e\u2066-\u2069]"  # marks that reverse the direction of text
+    r"|[\ud800-\udfff]"  # halves of characters, which cannot be printed
+)
+
+
+def shown(text: Any, limit: int = 200) -> str:
+    """`text` fit for a terminal: control characters escaped, at most about `limit` characters.
+
+    What is cut out of the middle is counted: `abc [4096 characters left out] xyz`. Terminal escapes
+    and marks that reverse the direction of text appear as `\\x1b` and `\\u202e`; line breaks and
+    tabs stay.
+    """
+    found = str(text)
+    if len(found) > limit:
+        head, tail = found[: limit * 3 // 4], found[len(found) - limit // 4 :]
+        found = f"{head} [{len(found) - len(head) - len(tail)} characters left out] {tail}"
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), found)
+
 
 class BipolarError(ValueError):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; its message is bounded and printable."""
+
+    def __init__(self, *args: Any):
+        super().__init__(
+            *(shown(arg, LONGEST_MESSAGE) if isinstance(arg, str) else arg for arg in args)
+        )
 
 
 class ConfigError(BipolarError):
@@ -35,6 +62,13 @@ class CheckpointError(BipolarError):
 
 class LockError(BipolarError):
     """Another process works in the run directory; the message names it."""
+
+
+class UnsafePathError(BipolarError):
+    """Where a file of ours belongs stands a link that leads away, a device, or a stranger's folder.
+
+    Nothing was read, written or deleted through it; the message names it.
+    """
 
 
 class DiskFullError(BipolarError):

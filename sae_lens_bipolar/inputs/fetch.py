@@ -6,7 +6,6 @@ the SHA-256 written here, converted once and kept under the user's cache directo
 
 import logging
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -29,7 +27,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from sae_lens_bipolar.errors import BipolarError
-from sae_lens_bipolar.files.atomic import atomic_path, sha256_of
+from sae_lens_bipolar.files.atomic import atomic_path, remove_scratch_of, sha256_of
+from sae_lens_bipolar.files.locks import locked
 
 logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_SECONDS = 10.0
@@ -110,11 +109,10 @@ def built_once(target: Path, build: Callable[[Path], None]) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{target.name}.lock"):
+    with locked(target.parent / f".{target.name}.lock"):
         if target.exists():
             return target
-        for stale in target.parent.glob(f".{target.name}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
+        remove_scratch_of(target)
         with atomic_path(target) as scratch:
             build(scratch)
     return target

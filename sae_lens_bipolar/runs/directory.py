@@ -20,9 +20,12 @@ from typing import Any
 import torch
 import yaml
 
-from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import write_json, write_text
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
+from sae_lens_bipolar.files.outputs import claim_output, require_output
+from sae_lens_bipolar.files.paths import inside
 
 _PACKAGES = (
     "sae-lens-bipolar",
@@ -42,12 +45,15 @@ def require_same_run(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Check that `run_dir` is free or holds a run with the configuration `config`.
 
     Raises:
-        ConfigError: naming the fields that differ.
+        ConfigError: naming the fields that differ, or if `run_dir` is not empty and not ours.
+        DataError: if its `config.yaml` cannot be read.
+        UnsafePathError: if that file is a link that leaves `run_dir`.
     """
-    existing = run_dir / CONFIG_FILE
+    require_output(run_dir)
+    existing = inside(run_dir, CONFIG_FILE)
     if not existing.exists():
         return
-    before = yaml.safe_load(existing.read_text(encoding="utf-8"))
+    before = load_yaml(existing)
     changed = [
         f"{key}: {old!r} there, {new!r} now" for key, old, new in _diff(before, _plain(config))
     ]
@@ -59,7 +65,8 @@ def require_same_run(run_dir: Path, config: Mapping[str, Any]) -> None:
 
 
 def start_run(run_dir: Path, config: Mapping[str, Any], command: str) -> None:
-    """Write `environment.json` and `config.yaml`, unless the run was started before."""
+    """Mark `run_dir` as ours and write `environment.json` and `config.yaml`, if not yet there."""
+    claim_output(run_dir)
     if (run_dir / CONFIG_FILE).exists():
         return
     write_json(run_dir / ENVIRONMENT_FILE, environment(command, seed=config.get("seed")))

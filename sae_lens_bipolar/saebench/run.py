@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from sae_lens_bipolar.errors import BipolarError, ConfigError, ModelError
 from sae_lens_bipolar.files.atomic import sha256_of, write_json
 from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.files.outputs import require_output
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hook
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
@@ -96,6 +97,7 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
     resolved = assets.resolve_paths(config)
     subjects = [_subject(source, config) for source in find_saes(saes)]
     identity = {name: value for name, value in vars(config).items() if name not in _FREE}
+    require_output(output)
     with lock_run(output), same_randomness():  # loading a model draws numbers too
         require_same_run(output, identity)
         pending = _pending(subjects, resolved, output)

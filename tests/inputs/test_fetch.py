@@ -142,9 +142,9 @@ def test_killed_build_is_never_read(tmp_path: Path) -> None:
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert not target.exists()
-    assert list(target.parent.glob(".m.*.tmp"))  # the half-written directory
+    assert list(target.parent.glob(".*-m-*.tmp"))  # the half-written directory
     read_built(target, log)
-    assert not list(target.parent.glob(".m.*.tmp"))
+    assert not list(target.parent.glob(".*-m-*.tmp"))
 
 
 def test_failed_build_leaves_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.files.atomic import new_scratch
+from sae_lens_bipolar.files.outputs import claim_output
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import CSV_FILE
@@ -75,10 +77,12 @@ def test_another_configuration_is_refused(sae_path: Path, tmp_path: Path) -> Non
 
 def test_what_a_killed_run_left_is_removed(sae_path: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
+    claim_output(output)  # a command was started here before
     stale = output / ".scratch" / "artifacts" / "unlearning"
     stale.mkdir(parents=True)
-    half = output / "saebench" / "core" / "signed" / ".abstopk.x.tmp" / "abstopk"
-    half.mkdir(parents=True)
+    (output / "saebench" / "core" / "signed").mkdir(parents=True)
+    half = new_scratch(output / "saebench" / "core" / "signed" / "abstopk") / "abstopk"
+    half.mkdir()
     (half / "run.json").write_text("{")
     bench([sae_path], output, core(tmp_path, protocols=("signed",)))
     assert not (output / ".scratch").exists()

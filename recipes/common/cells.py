@@ -9,7 +9,6 @@ machine; it needs `pip install "sae-lens-bipolar[cluster]"`.
 
 import argparse
 import json
-import os
 import random
 import traceback
 import zlib
@@ -24,6 +23,7 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
+import recipes
 from sae_lens_bipolar.errors import BipolarError, ConfigError, did_you_mean
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.redaction import command_line
@@ -76,7 +76,7 @@ def run_cells(
     Args:
         cells: names must differ.
         run: called as `run(params, directory)`; must write `directory / result`. On a cluster it
-            is pickled: a function of a module in this folder, or of the script itself.
+            is pickled: a function of a module below `recipes`.
         output: cells live in `output/cells/NAME`, an `error.txt` in those that failed.
         cluster: None for in sequence in this process, "auto", or the address of a Ray cluster.
         result: the file, relative to the cell's directory, that says a cell is done.
@@ -186,12 +186,11 @@ def _on_ray(cells: Sequence[Cell], job: _Job, cluster: str) -> Iterator[tuple[Ce
         ) from error
     if not cells:
         return
-    here = str(Path(__file__).resolve().parent)  # workers import the recipes from this folder
-    path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
     ray.init(
         address=None if cluster == "auto" else cluster,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-        log_to_driver=False,  # the progress bars of many cells at once are no use
+        # Ray copies the recipes to every worker, which need not have the clone.
+        runtime_env={"py_modules": [recipes], "excludes": ["results"]},
+        log_to_driver=False,  # the progress bars of many cells at once help nobody
     )
     try:
         task = ray.remote(run_one).options(

@@ -8,12 +8,13 @@ and the rating is the label (0 as 1.0, 1 as 5.0). Results on it are not comparab
 Amazon reviews; every table made from it says so.
 """
 
+import argparse
 import csv
 import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,3 +104,16 @@ def _labelled(reviews: Iterable[tuple[str, bool]]) -> Iterator[tuple[float, str,
         if len(named) == 1:
             digest = hashlib.sha256(text.encode()).digest()
             yield int.from_bytes(digest[:8], "big") / 2**64, text, named[0], positive
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the folder and print its path, as `sae-lens-bipolar bench --data-folder` takes it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
+    print(movie_reviews())
+
+
+if __name__ == "__main__":
+    main()

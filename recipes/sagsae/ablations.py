@@ -10,8 +10,8 @@ and without resets. All variants of a seed train in shared forward passes: a cel
     results/claims.json     the paper's claims and their verdicts, from the rows
     report/ablations.png    R^2, loss recovered, dead fraction and L0 of every variant, with a CSV
 
-    python recipes/sagsae_ablations.py --scale small --output runs/sagsae_ablations
-    python recipes/sagsae_ablations.py --scale paper --output runs/ablations_paper --cluster auto
+    python -m recipes.sagsae.ablations --scale small --output runs/sagsae_ablations
+    python -m recipes.sagsae.ablations --scale paper --output runs/ablations_paper --cluster auto
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ forward passes, of all hookpoints at once or (`shared_hooks: false`) of one. Wha
     results/claims.json        the paper's claims and their verdicts, from the two files above
     report/                    the paper's figures 2 and 3, and R^2, with the data they show
 
-    python recipes/sagsae_cells.py --scale small --output runs/sagsae_cells
-    python recipes/sagsae_cells.py --scale paper --output runs/sagsae_cells_paper --cluster auto
+    python -m recipes.sagsae.cells --scale small --output runs/sagsae_cells
+    python -m recipes.sagsae.cells --scale paper --output runs/sagsae_cells_paper --cluster auto
 
 A stopped run is taken up where it was by the same command.
 """

@@ -8,8 +8,8 @@ directory or one on the Hub (`--sae NAME=WHERE`). All SAEs of one hook are one c
     results/claims.json       the paper's claims and their verdicts, from the two files above
     report/                   concentration curves, slope distributions, break-even, with their data
 
-    python recipes/sagsae_census.py --run RUN_DIRECTORY --names '*SA-GSAE_H*' --output runs/census
-    python recipes/sagsae_census.py --sae mine=RELEASE:SAE_ID --output runs/census_hub
+    python -m recipes.sagsae.census --run RUN_DIRECTORY --names '*SA-GSAE_H*' --output runs/census
+    python -m recipes.sagsae.census --sae mine=RELEASE:SAE_ID --output runs/census_hub
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 """Time one training step of this package's SAEs beside SAELens's and eai-sparsify's.
 
-    python recipes/benchmarks/training_step.py
-    python recipes/benchmarks/training_step.py --shapes pythia-70m gpt2 --steps 9 \
+    python -m recipes.speed.training_step
+    python -m recipes.speed.training_step --shapes pythia-70m gpt2 --steps 9 \
         --json step.json --figure step.png
-    python recipes/benchmarks/training_step.py --device cuda --autocast
+    python -m recipes.speed.training_step --device cuda --autocast
 
 Needs `pip install sae-lens-bipolar[speed]`; without eai-sparsify its rows are left out.
 
@@ -145,12 +145,12 @@ def peak() -> int:
 
 
 def memory_in_new_process(name: str, shape_name: str, options: Options) -> int:
-    command = [sys.executable, str(Path(__file__).resolve()), "--memory-of", name]
+    command = [sys.executable, "-m", "recipes.speed.training_step", "--memory-of", name]
     command += ["--shapes", shape_name, "--device", options.device, "--l0", str(options.l0)]
     command += [] if options.batch is None else ["--batch", str(options.batch)]
-    done = subprocess.run(
-        command + ["--autocast"] * options.autocast, capture_output=True, text=True, check=True
-    )
+    command += ["--autocast"] * options.autocast
+    clone = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 

@@ -6,24 +6,14 @@ from typing import Any
 
 import pytest
 
+from recipes.abstopk import figure4
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json
 from tests.recipes.abstopk.settings import tiny_scale, write_config
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture
-def figure4(monkeypatch: pytest.MonkeyPatch) -> Any:
-    pytest.importorskip("matplotlib")
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import abstopk_figure4
-
-    return abstopk_figure4
-
 
 def test_end_to_end_and_again(
-    figure4: Any, tiny_model_dirs: dict[str, Path], tiny_text: Path, tmp_path: Path
+    tiny_model_dirs: dict[str, Path], tiny_text: Path, tmp_path: Path
 ) -> None:
     settings = tiny_scale(tiny_model_dirs["gpt2"], tiny_text) | {"corpus_characters": 40_000}
     config = write_config(tmp_path, tiny=settings)
@@ -65,7 +55,7 @@ def _row(method: str, k: int | None, l0: float, value: float) -> dict[str, Any]:
     return {"method": method, "k": k, "l0": l0, **measured, **shared}
 
 
-def test_jumprelu_is_compared_where_its_sweep_reaches(figure4: Any) -> None:
+def test_jumprelu_is_compared_where_its_sweep_reaches() -> None:
     rows = [
         *(_row("jumprelu", None, l0, value) for l0, value in ((8, 0.3), (32, 0.1), (0, 1.0))),
         *(_row("topk", k, k, value) for k, value in ((4, 0.5), (16, 0.25), (32, 0.2))),
@@ -86,7 +76,7 @@ def test_jumprelu_is_compared_where_its_sweep_reaches(figure4: Any) -> None:
     assert "| m | 3 | 16 | 0.2 | 0.25 | **0.15** |" in table
 
 
-def test_the_claim_holds_where_abstopk_leads(figure4: Any) -> None:
+def test_the_claim_holds_where_abstopk_leads() -> None:
     rows = [
         *(_row("jumprelu", None, l0, 0.3) for l0 in (8, 32)),
         *(_row("topk", k, k, 0.25) for k in (16, 32)),
@@ -96,7 +86,7 @@ def test_the_claim_holds_where_abstopk_leads(figure4: Any) -> None:
     assert {claim.verdict for claim in claims} == {"holds"}
 
 
-def test_an_unknown_model_is_refused_before_training(figure4: Any, tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="models='gtp2'"):
         figure4.main(["--models", "gtp2", "--output", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()

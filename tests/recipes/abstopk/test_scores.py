@@ -1,28 +1,10 @@
 """Ours beside the paper's: readings, differences, ranking, against hand-made benchmark rows."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture
-def scoring(monkeypatch: pytest.MonkeyPatch) -> Any:
-    pytest.importorskip("sae_bench")
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import abstopk_scores
-
-    return abstopk_scores
-
-
-@pytest.fixture
-def numbers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import paper_numbers
-
-    return paper_numbers
+from recipes.abstopk import paper_numbers, scores
 
 
 def trained(layer: int = 6) -> list[dict[str, Any]]:
@@ -47,31 +29,31 @@ def rows(
 PAPER = {"openai-community/gpt2": "GPT2-small"}
 
 
-def test_the_papers_own_cell_and_the_difference(scoring: Any) -> None:
-    found = scoring.scores(rows("tpp", "tpp_total_metric", 20, {"topk": 0.25}), trained(), PAPER)
+def test_the_papers_own_cell_and_the_difference() -> None:
+    found = scores.scores(rows("tpp", "tpp_total_metric", 20, {"topk": 0.25}), trained(), PAPER)
     assert [(s.paper, s.paper_source, s.is_default) for s in found] == [(0.19, "Table 2", True)] * 2
     assert found[0].difference == pytest.approx(0.06)
 
 
-def test_without_such_a_row_the_mean_of_the_table(scoring: Any) -> None:
+def test_without_such_a_row_the_mean_of_the_table() -> None:
     given = rows("scr", "scr_metric", 20, {"abstopk": 0.2}, layer=7)
-    found = scoring.scores(given, trained(7), PAPER)
+    found = scores.scores(given, trained(7), PAPER)
     # Mean of the column: (0.27 + 0.27 + 0.20 + 0.21 + 0.18 + 0.23 + 0.35 + 0.32) / 8.
     assert found[0].paper == pytest.approx(0.25375)
     assert found[0].paper_source == "mean of Table 2"
 
 
-def test_readings(scoring: Any) -> None:
+def test_readings() -> None:
     absorbed = rows("absorption", "mean_absorption_fraction_score", None, {"topk": 0.3})
     unlearned = rows("unlearning", "unlearning_score", None, {"topk": 0.9})
-    found = scoring.scores([*absorbed, *unlearned], trained(), PAPER)
+    found = scores.scores([*absorbed, *unlearned], trained(), PAPER)
     read = {s.reading: s.ours for s in found if s.protocol == "split"}
     expected = {"absorption": 0.7, "unlearning": 0.9, "unlearning, 1 - score": 0.1}
     assert read == pytest.approx(expected)
     assert all(s.is_default for s in found)
 
 
-def test_a_claim_is_judged_on_the_tasks_own_protocol_and_default(scoring: Any) -> None:
+def test_a_claim_is_judged_on_the_tasks_own_protocol_and_default() -> None:
     best = {"topk": 0.1, "jumprelu": 0.2, "abstopk": 0.3}
     worst = {"topk": 0.3, "jumprelu": 0.2, "abstopk": 0.1}
     given = [
@@ -81,7 +63,7 @@ def test_a_claim_is_judged_on_the_tasks_own_protocol_and_default(scoring: Any) -
         *rows("scr", "scr_metric", 20, worst),
         *rows("sparse_probing", "sae_top_k_test_accuracy", 5, dict.fromkeys(best, 0.5)),
     ]
-    claims = scoring.claims(scoring.scores(given, trained(), PAPER), trained())
+    claims = scores.claims(scores.scores(given, trained(), PAPER), trained())
     verdicts = {claim.claim.rsplit(" in ", 1)[1]: claim.verdict for claim in claims}
     assert verdicts == {
         "TPP": "holds",
@@ -93,18 +75,18 @@ def test_a_claim_is_judged_on_the_tasks_own_protocol_and_default(scoring: Any) -
     assert tpp.ours.startswith("highest in 1 of 1 (split). signed: AbsTopK 0.100")
     # Without JumpReLU there is no ranking of three.
     two = [row for row in given if not row["sae"].startswith("jumprelu")]
-    claims = scoring.claims(scoring.scores(two, trained(), PAPER), trained())
+    claims = scores.claims(scores.scores(two, trained(), PAPER), trained())
     assert {claim.verdict for claim in claims} == {"not run at this scale"}
 
 
-def test_tables(scoring: Any) -> None:
+def test_tables() -> None:
     values = {"topk": 0.1, "jumprelu": 0.2, "abstopk": 0.3}
     given = [
         *(row for n in (5, 20) for row in rows("tpp", "tpp_total_metric", n, values)),
         *rows("absorption", "mean_absorption_fraction_score", None, values),
     ]
-    found = scoring.scores(given, trained(), PAPER)
-    text = scoring.markdown(found, [{"suite": "ravel", "reason": "a | b"}])
+    found = scores.scores(given, trained(), PAPER)
+    text = scores.markdown(found, [{"suite": "ravel", "reason": "a | b"}])
     model = "| openai-community/gpt2 | 6 | split |"
     assert f"{model} AbsTopK | 0.700*, 0.66, +0.040 | 0.300*, 0.22, +0.080 |" in text
     assert "| signed | TopK | 0.900, 0.63, +0.270 | 0.100, 0.19, -0.090 |" in text
@@ -113,18 +95,18 @@ def test_tables(scoring: Any) -> None:
     assert "mean of its eight rows" not in text
 
 
-def test_table_2_is_whole(numbers: Any, scoring: Any) -> None:
-    table = numbers.TABLE_2
+def test_table_2_is_whole() -> None:
+    table = paper_numbers.TABLE_2
     assert len(table) == 8 * 3
     assert len({(row.model, row.layer, row.method) for row in table}) == 24
     assert all(0 < score < 1 for row in table for score in row.scores.values())
     # Column sums, added up from the paper's page, and rows counted there.
-    sums = {task: sum(row.scores[task] for row in table) for task in numbers.TASKS}
+    sums = {task: sum(row.scores[task] for row in table) for task in paper_numbers.TASKS}
     expected = {"unlearning": 20.01, "absorption": 16.0, "scr": 5.26, "tpp": 6.8}
     expected |= {"ravel": 16.23, "sparse_probing": 16.11}
     assert sums == pytest.approx(expected)
-    assert numbers.table_2("Gemma2-2B", 16, "topk", "scr") is None
-    assert {task: scoring.best_in_paper(task)[0] for task in numbers.TASKS} == {
+    assert paper_numbers.table_2("Gemma2-2B", 16, "topk", "scr") is None
+    assert {task: scores.best_in_paper(task)[0] for task in paper_numbers.TASKS} == {
         "unlearning": 6,
         "absorption": 6,
         "scr": 8,

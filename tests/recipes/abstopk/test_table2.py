@@ -6,33 +6,20 @@ from typing import Any
 
 import pytest
 
+from recipes.abstopk import table2
+from recipes.common.labelled_text import write_reviews
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json
 from tests.recipes.abstopk.settings import tiny_scale, write_config
+from tests.recipes.common.test_labelled_text import reviews
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 REVIEWS = "canrager/amazon_reviews_mcauley_1and5"
 
 
 @pytest.fixture
-def table2(monkeypatch: pytest.MonkeyPatch) -> Any:
-    pytest.importorskip("sae_bench")
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import abstopk_table2
-
-    return abstopk_table2
-
-
-@pytest.fixture
-def settings(
-    table2: Any, tiny_model_dirs: dict[str, Path], tiny_text: Path, tmp_path: Path
-) -> dict[str, Any]:
+def settings(tiny_model_dirs: dict[str, Path], tiny_text: Path, tmp_path: Path) -> dict[str, Any]:
     """One layer, one k, one theta; three suites on made reviews, and one the Hub would be needed
     for."""
-    from labelled_text import write_reviews
-
-    from tests.recipes.common.test_labelled_text import reviews
-
     write_reviews(tmp_path / "data", reviews(60))
     scale = tiny_scale(tiny_model_dirs["gpt2"], tiny_text)
     scale["models"]["tiny"] |= {"layers": [0], "k": [4], "paper": "GPT2-small"}
@@ -56,7 +43,6 @@ def settings(
 
 
 def test_end_to_end_and_again(
-    table2: Any,
     settings: dict[str, Any],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -133,7 +119,7 @@ def test_end_to_end_and_again(
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(
-    table2: Any, settings: dict[str, Any], tmp_path: Path, change: Any, message: str
+    settings: dict[str, Any], tmp_path: Path, change: Any, message: str
 ) -> None:
     config = write_config(tmp_path, tiny=settings | change)
     with pytest.raises(ConfigError, match=message):

@@ -5,24 +5,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from recipes.common import cells
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json, write_json
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture
-def cells(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import cells
-
-    return cells
 
 
 def counting(params: Mapping[str, Any], directory: Path) -> None:
@@ -37,7 +27,7 @@ def counting(params: Mapping[str, Any], directory: Path) -> None:
     )
 
 
-def test_each_cell_writes_into_its_own_directory_once(cells: ModuleType, tmp_path: Path) -> None:
+def test_each_cell_writes_into_its_own_directory_once(tmp_path: Path) -> None:
     todo = [cells.Cell("a", {"x": 1}), cells.Cell("b", {"x": 2})]
     cells.run_cells(todo, counting, tmp_path)
     cells.run_cells(todo, counting, tmp_path)
@@ -45,7 +35,7 @@ def test_each_cell_writes_into_its_own_directory_once(cells: ModuleType, tmp_pat
     assert [(tmp_path / f"cells/{n}/count").read_text() for n in "ab"] == ["1", "1"]
 
 
-def test_in_parts(cells: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     todo = [cells.Cell(name, {"x": 1}) for name in ("a.seed0", "a.seed1", "b.seed0")]
     assert not cells.run_cells(todo, counting, tmp_path, only="*seed0")
     assert "1 of 3 cells are still to run: a.seed1" in capsys.readouterr().out
@@ -54,7 +44,7 @@ def test_in_parts(cells: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "cells/a.seed0/count").read_text() == "1"
 
 
-def test_random_draws_depend_on_the_cell_alone(cells: ModuleType, tmp_path: Path) -> None:
+def test_random_draws_depend_on_the_cell_alone(tmp_path: Path) -> None:
     a, b = cells.Cell("a", {"x": 1}), cells.Cell("b", {"x": 1})
     cells.run_cells([a, b], counting, tmp_path / "one")
     torch.rand(5)
@@ -66,7 +56,7 @@ def test_random_draws_depend_on_the_cell_alone(cells: ModuleType, tmp_path: Path
     assert contents[0] != contents[2]
 
 
-def test_threads_are_the_cells_and_then_as_before(cells: ModuleType, tmp_path: Path) -> None:
+def test_threads_are_the_cells_and_then_as_before(tmp_path: Path) -> None:
     def threads(params: Mapping[str, Any], directory: Path) -> None:
         write_json(directory / "result.json", torch.get_num_threads())
 
@@ -76,9 +66,7 @@ def test_threads_are_the_cells_and_then_as_before(cells: ModuleType, tmp_path: P
     assert torch.get_num_threads() == before
 
 
-def test_a_failed_cell_is_retried_then_reported_and_loses_nothing_else(
-    cells: ModuleType, tmp_path: Path
-) -> None:
+def test_a_failed_cell_is_retried_then_reported_and_loses_nothing_else(tmp_path: Path) -> None:
     todo = [
         cells.Cell("always", {"x": 1, "failures": 99}),
         cells.Cell("once", {"x": 2, "failures": 1}),
@@ -97,12 +85,12 @@ def test_a_failed_cell_is_retried_then_reported_and_loses_nothing_else(
     assert (tmp_path / "cells/never/count").read_text() == "1"
 
 
-def test_a_cell_that_writes_no_result_has_failed(cells: ModuleType, tmp_path: Path) -> None:
+def test_a_cell_that_writes_no_result_has_failed(tmp_path: Path) -> None:
     with pytest.raises(cells.CellError, match="without writing"):
         cells.run_cells([cells.Cell("a", {})], lambda params, directory: None, tmp_path)
 
 
-def test_other_parameters_and_equal_names_are_refused(cells: ModuleType, tmp_path: Path) -> None:
+def test_other_parameters_and_equal_names_are_refused(tmp_path: Path) -> None:
     cells.run_cells([cells.Cell("a", {"x": 1})], counting, tmp_path)
     with pytest.raises(ConfigError, match="x: 1 there, 2 now"):
         cells.run_cells([cells.Cell("a", {"x": 2})], counting, tmp_path)
@@ -112,14 +100,14 @@ def test_other_parameters_and_equal_names_are_refused(cells: ModuleType, tmp_pat
 
 
 def test_without_ray_a_cluster_is_refused_with_the_way_out(
-    cells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"sae-lens-bipolar\[cluster\]"):
         cells.run_cells([cells.Cell("a", {"x": 1})], counting, tmp_path, cluster="auto")
 
 
-def test_scales_of_a_config(cells: ModuleType, tmp_path: Path) -> None:
+def test_scales_of_a_config(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("small: {seeds: 3}\npaper: {seeds: 5}\n")
     assert cells.read_scale(file, "paper") == {"seeds": 5}
@@ -132,6 +120,7 @@ def _train(params: Mapping[str, Any], directory: Path) -> None:
     x = torch.randn(256, 32)
     w = torch.nn.Parameter(torch.randn(32, params["width"]))
     optimiser = torch.optim.Adam([w], lr=0.01)
+    loss = torch.zeros(())
     for _ in range(200):
         loss = (x - (x @ w).relu() @ w.t()).pow(2).mean()
         optimiser.zero_grad()
@@ -155,13 +144,13 @@ def two_workers() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    yield cluster.address
+    yield str(cluster.address)
     cluster.shutdown()
 
 
 @pytest.mark.slow
 def test_two_ray_workers_give_the_files_of_a_sequential_run_even_if_one_is_killed(
-    cells: ModuleType, tmp_path: Path, two_workers: str
+    tmp_path: Path, two_workers: str
 ) -> None:
     from ray import cloudpickle
 
@@ -180,9 +169,7 @@ def test_two_ray_workers_give_the_files_of_a_sequential_run_even_if_one_is_kille
 
 
 @pytest.mark.slow
-def test_a_failure_on_ray_is_retried_then_reported(
-    cells: ModuleType, tmp_path: Path, two_workers: str
-) -> None:
+def test_a_failure_on_ray_is_retried_then_reported(tmp_path: Path, two_workers: str) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])

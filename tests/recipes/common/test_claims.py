@@ -2,33 +2,21 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from recipes.common import claims
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import write_json
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 
-
-@pytest.fixture
-def claims(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import claims
-
-    return claims
-
-
-def test_verdicts(claims: ModuleType) -> None:
+def test_verdicts() -> None:
     assert claims.verdict(True) == "holds"
     assert claims.verdict(False) == "does not hold"
     assert claims.verdict(None) == "not run at this scale"
 
 
-def test_a_file_is_read_back_and_shown(
-    claims: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_is_read_back_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = [
         claims.Claim("wider | better", "0.5", "0.1", seeds=3, tokens=128_000, verdict="holds"),
         claims.Claim("never", "1", "", seeds=0, tokens=0, verdict="not run at this scale"),
@@ -45,13 +33,13 @@ def test_a_file_is_read_back_and_shown(
 @pytest.mark.parametrize(
     "change", [{"verdict": "probably"}, {"seeds": -1}, {"tokens": -5}], ids=lambda c: next(iter(c))
 )
-def test_a_claim_that_is_not_allowed(claims: ModuleType, change: dict[str, object]) -> None:
+def test_a_claim_that_is_not_allowed(change: dict[str, object]) -> None:
     whole = {"claim": "c", "paper": "p", "ours": "o", "seeds": 1, "tokens": 1, "verdict": "holds"}
     with pytest.raises(ConfigError, match=next(iter(change))):
         claims.Claim(**{**whole, **change})
 
 
-def test_a_folder_is_shown_with_a_heading_a_recipe(claims: ModuleType, tmp_path: Path) -> None:
+def test_a_folder_is_shown_with_a_heading_a_recipe(tmp_path: Path) -> None:
     one = claims.Claim("c", "p", "o", 1, 2, "holds")
     claims.write_claims(tmp_path / "nested", [one])
     write_json(tmp_path / "flat" / "claims.json", [asdict(one)])
@@ -60,7 +48,7 @@ def test_a_folder_is_shown_with_a_heading_a_recipe(claims: ModuleType, tmp_path:
     assert page.count("| c | p | o | 1 | 2 | **holds** |") == 2
 
 
-def test_the_committed_page_says_what_the_verdict_files_say(claims: ModuleType) -> None:
-    """`python recipes/claims.py recipes/results > recipes/results/README.md`"""
-    results = Path(__file__).parents[2] / "recipes" / "results"
+def test_the_committed_page_says_what_the_verdict_files_say() -> None:
+    """`python -m recipes.common.claims recipes/results > recipes/results/README.md`"""
+    results = Path(__file__).parents[3] / "recipes/results"
     assert (results / "README.md").read_text(encoding="utf-8") == claims.claims_page([results])

@@ -3,20 +3,10 @@
 import json
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture
-def labelled_text(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import labelled_text
-
-    return labelled_text
+from recipes.common import labelled_text
 
 
 def reviews(n: int) -> list[tuple[str, bool]]:
@@ -31,7 +21,7 @@ def reviews(n: int) -> list[tuple[str, bool]]:
     ]  # fmt: skip
 
 
-def test_kinds_ratings_and_splits(labelled_text: Any, tmp_path: Path) -> None:
+def test_kinds_ratings_and_splits(tmp_path: Path) -> None:
     counts = labelled_text.write_reviews(tmp_path, reviews(40))
     rows = {}
     for split in ("train", "test"):
@@ -50,9 +40,7 @@ def test_kinds_ratings_and_splits(labelled_text: Any, tmp_path: Path) -> None:
     assert {counts["test", kind.name] for kind in labelled_text.KINDS} == set(by_kind.values())
 
 
-def test_only_reviews_that_name_one_kind_in_their_opening(
-    labelled_text: Any, tmp_path: Path
-) -> None:
+def test_only_reviews_that_name_one_kind_in_their_opening(tmp_path: Path) -> None:
     far = "x" * labelled_text.NAMED_WITHIN
     given = [
         *(("A horror comedy.", True), ("A film.", True), (f"{far} comedy", True)),
@@ -62,7 +50,7 @@ def test_only_reviews_that_name_one_kind_in_their_opening(
     assert sum(counts.values()) == 5 * 7 * 2 + 1
 
 
-def test_the_order_given_does_not_matter(labelled_text: Any, tmp_path: Path) -> None:
+def test_the_order_given_does_not_matter(tmp_path: Path) -> None:
     given = reviews(6)
     labelled_text.write_reviews(tmp_path / "a", given)
     labelled_text.write_reviews(tmp_path / "b", given[::-1])
@@ -71,7 +59,7 @@ def test_the_order_given_does_not_matter(labelled_text: Any, tmp_path: Path) -> 
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_saebench_reads_it_in_place_of_the_hub(labelled_text: Any, tmp_path: Path) -> None:
+def test_saebench_reads_it_in_place_of_the_hub(tmp_path: Path) -> None:
     pytest.importorskip("sae_bench")
     from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
     from sae_bench.sae_bench_utils import dataset_info, dataset_utils
@@ -99,9 +87,7 @@ def test_saebench_reads_it_in_place_of_the_hub(labelled_text: Any, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_real_wheel(
-    labelled_text: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_real_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SAE_LENS_BIPOLAR_CACHE", str(tmp_path))
     folder = labelled_text.movie_reviews()
     lines = (folder / labelled_text.REPOSITORY / "train.jsonl").read_text().splitlines()

@@ -2,23 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from recipes.common.text_sample import text_sample
 from sae_lens_bipolar.errors import ConfigError, DataError
 from sae_lens_bipolar.inputs.corpora import load_documents
 
 
-@pytest.fixture
-def text_sample(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "recipes"))
-    from text_sample import text_sample
-
-    return text_sample
-
-
-def test_the_first_documents_whole(text_sample: Any, tiny_text: Path, tmp_path: Path) -> None:
+def test_the_first_documents_whole(tiny_text: Path, tmp_path: Path) -> None:
     documents = [document.text for document in load_documents(tiny_text)]
     wanted = len(documents[0]) + 1  # one character of the second: all of it is kept
     path = text_sample(str(tiny_text), wanted, tmp_path)
@@ -28,9 +20,7 @@ def test_the_first_documents_whole(text_sample: Any, tiny_text: Path, tmp_path: 
     assert (again, again.read_text()) == (path, '{"text": "kept"}\n')
 
 
-def test_too_short_a_corpus_leaves_no_file(
-    text_sample: Any, tiny_text: Path, tmp_path: Path
-) -> None:
+def test_too_short_a_corpus_leaves_no_file(tiny_text: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="100000000 are asked for"):
         text_sample(str(tiny_text), 10**8, tmp_path / "text")
     assert not list((tmp_path / "text").glob("*.jsonl"))

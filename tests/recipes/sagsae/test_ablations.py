@@ -1,37 +1,23 @@
 """The ablations recipe end to end on a tiny model, and verdicts that follow the rows."""
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
+from recipes.common.cells import read_scale
+from recipes.common.claims import read_claims
+from recipes.sagsae import ablations, ablations_verdicts
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json
 from sae_lens_bipolar.runs.sweep import SweepConfig
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RESULTS = Path(__file__).parents[3] / "recipes/results"
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        import sagsae_ablations
-
-        yield sagsae_ablations
-
-
-@pytest.fixture(scope="module")
-def verdicts(recipe: ModuleType) -> ModuleType:
-    import sagsae_ablation_verdicts  # pyright: ignore[reportMissingImports]
-
-    return sagsae_ablation_verdicts
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, recipe: ModuleType, tiny_model_dirs, tiny_text) -> Path:
+def finished(tmp_path_factory, tiny_model_dirs, tiny_text) -> Path:
     root = tmp_path_factory.mktemp("ablations")
     scale = {
         "models": [{"model": str(tiny_model_dirs["gpt2"]), "layer": 1, "corpus": str(tiny_text)}],
@@ -49,18 +35,18 @@ def finished(tmp_path_factory, recipe: ModuleType, tiny_model_dirs, tiny_text) -
         },
     }
     (root / "a.yaml").write_text(yaml.safe_dump({"tiny": scale}))
-    recipe.main(["--scale=tiny", f"--config={root / 'a.yaml'}", f"--output={root / 'run'}"])
+    ablations.main(["--scale=tiny", f"--config={root / 'a.yaml'}", f"--output={root / 'run'}"])
     return root / "run"
 
 
-def test_every_variant_is_trained_with_its_change(recipe: ModuleType, finished: Path) -> None:
+def test_every_variant_is_trained_with_its_change(finished: Path) -> None:
     rows = read_json(finished / "results/saes.json")
-    assert [row["label"] for row in rows] == list(recipe.VARIANTS)
-    assert [row["d_sae"] for row in rows] == [32 * w for w, _ in recipe.VARIANTS.values()]
+    assert [row["label"] for row in rows] == list(ablations.VARIANTS)
+    assert [row["d_sae"] for row in rows] == [32 * w for w, _ in ablations.VARIANTS.values()]
     (cell,) = (finished / "cells").iterdir()
     settings = yaml.safe_load((cell / "config.yaml").read_text())["saes"]
     for row in rows:
-        for key, value in recipe.VARIANTS[row["label"]][1].items():
+        for key, value in ablations.VARIANTS[row["label"]][1].items():
             assert settings[row["name"]][key] == value
     by_label = {row["label"]: row for row in rows}
     assert by_label["one-sided gate"]["bipolar_fraction"] == 0
@@ -95,21 +81,22 @@ def rows_by_hand(**r2: float) -> list[dict[str, Any]]:
     ]
 
 
-def test_gaps_are_matched_by_seed(verdicts: ModuleType) -> None:
+def test_gaps_are_matched_by_seed() -> None:
     rows = rows_by_hand(recommended=0.7, symmetry_none=0.701)
-    found = verdicts.gap(rows, "symmetry none", "recommended", "r2")
+    found = ablations_verdicts.gap(rows, "symmetry none", "recommended", "r2")
+    assert found is not None
     assert found.mean == pytest.approx(0.001)
     assert found.error == pytest.approx(0.0, abs=1e-12)
-    assert verdicts.gap(rows, "one-sided gate", "recommended", "r2") is None
+    assert ablations_verdicts.gap(rows, "one-sided gate", "recommended", "r2") is None
 
 
-def test_changing_a_row_changes_the_verdict(verdicts: ModuleType) -> None:
+def test_changing_a_row_changes_the_verdict() -> None:
     rows = rows_by_hand(
         recommended=0.7, symmetry_none=0.701, symmetry_gain=0.7, no_auxiliary_loss=0.05
     )
 
     def outcome(words: str) -> str:
-        (claim,) = [claim for claim in verdicts.claims(rows) if words in claim.claim]
+        (claim,) = [claim for claim in ablations_verdicts.claims(rows) if words in claim.claim]
         return claim.verdict
 
     assert outcome("tying thresholds") == "holds"
@@ -125,31 +112,25 @@ def test_changing_a_row_changes_the_verdict(verdicts: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
-def test_published_scales_are_whole(recipe: ModuleType, scale: str) -> None:
-    from cells import read_scale  # pyright: ignore[reportMissingImports]
-
-    config = recipe.AblationsConfig(**read_scale(recipe.CONFIG, scale))
-    cells = recipe.make_cells(config)
+def test_published_scales_are_whole(scale: str) -> None:
+    config = ablations.AblationsConfig(**read_scale(ablations.CONFIG, scale))
+    cells = ablations.make_cells(config)
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         SweepConfig(**cell.params["sweep"])
         for label in cell.params["variants"]:
-            recipe.make_sae(cell.params, label).config(d_in=8)
+            ablations.make_sae(cell.params, label).config(d_in=8)
 
 
-def test_a_variant_that_is_not_known(recipe: ModuleType) -> None:
+def test_a_variant_that_is_not_known() -> None:
     with pytest.raises(ConfigError, match="did you mean 'one-sided gate'"):
-        recipe.AblationsConfig(
+        ablations.AblationsConfig(
             models=[{}], width=8, l0_target=2, seeds=[0], variants=["one-sidedgate"]
         )
 
 
-def test_committed_verdicts_follow_from_the_committed_rows(verdicts: ModuleType) -> None:
-    committed = RECIPES / "results/sagsae_ablations"
-    if not committed.exists():
-        pytest.skip("no results of the small scale yet")
-    from claims import read_claims  # pyright: ignore[reportMissingImports]
-
+def test_committed_verdicts_follow_from_the_committed_rows() -> None:
+    committed = RESULTS / "sagsae_ablations"
     rows = read_json(committed / "results/saes.json")
-    assert verdicts.claims(rows) == read_claims(committed / "results/claims.json")
-    assert verdicts.variants(rows) == read_json(committed / "results/variants.json")
+    assert ablations_verdicts.claims(rows) == read_claims(committed / "results/claims.json")
+    assert ablations_verdicts.variants(rows) == read_json(committed / "results/variants.json")

@@ -3,33 +3,18 @@
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
+from recipes.common.cells import read_scale
+from recipes.sagsae import cells, cells_verdicts
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.runs.sweep import SweepConfig
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture(scope="module")
-def recipe() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        import sagsae_cells
-
-        yield sagsae_cells
-
-
-@pytest.fixture(scope="module")
-def verdicts(recipe: ModuleType) -> ModuleType:
-    import sagsae_verdicts  # pyright: ignore[reportMissingImports]
-
-    return sagsae_verdicts
+RESULTS = Path(__file__).parents[3] / "recipes/results"
 
 
 def tiny_scale(model: Path, text: Path) -> dict[str, Any]:
@@ -67,9 +52,9 @@ def options(config: Path, output: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, recipe: ModuleType, tiny_config: Path) -> Path:
+def finished(tmp_path_factory, tiny_config: Path) -> Path:
     output = tmp_path_factory.mktemp("runs") / "cells"
-    recipe.main(options(tiny_config, output))
+    cells.main(options(tiny_config, output))
     return output
 
 
@@ -101,17 +86,17 @@ def test_figures_come_with_the_points_they_show(finished: Path) -> None:
 
 
 def test_a_finished_recipe_is_not_redone_and_a_changed_one_is_refused(
-    recipe: ModuleType, finished: Path, tiny_config: Path, tmp_path: Path
+    finished: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     files = [p for p in (finished / "cells").rglob("*") if p.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
-    recipe.main(options(tiny_config, finished))
+    cells.main(options(tiny_config, finished))
     assert {path: path.stat().st_mtime_ns for path in files} == before
     scale = yaml.safe_load(tiny_config.read_text())["tiny"]
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump({"tiny": {**scale, "width": 40}}))
     with pytest.raises(ConfigError, match="width: 32 there, 40 now"):
-        recipe.main(options(other, finished))
+        cells.main(options(other, finished))
 
 
 def rows_by_hand(r2: dict[str, float], dead: dict[str, float]) -> list[dict[str, Any]]:
@@ -139,9 +124,9 @@ def rows_by_hand(r2: dict[str, float], dead: dict[str, float]) -> list[dict[str,
     ]
 
 
-def written(verdicts: ModuleType, rows: list[dict[str, Any]], output: Path) -> dict[str, str]:
+def written(rows: list[dict[str, Any]], output: Path) -> dict[str, str]:
     write_json(output / "results/saes.json", rows)
-    verdicts.write_report(output)
+    cells_verdicts.write_report(output)
     found = read_json(output / "results/claims.json")
     return {claim["claim"]: claim["verdict"] for claim in found}
 
@@ -151,11 +136,11 @@ def first(found: dict[str, str], words: str) -> str:
     return value
 
 
-def test_changing_a_result_file_changes_the_verdict(verdicts: ModuleType, tmp_path: Path) -> None:
+def test_changing_a_result_file_changes_the_verdict(tmp_path: Path) -> None:
     ours_better = rows_by_hand(
         {"SA-GSAE H": 0.8, "Gated 2H": 0.7}, {"SA-GSAE H": 0.001, "Gated 2H": 0.5}
     )
-    found = written(verdicts, ours_better, tmp_path)
+    found = written(ours_better, tmp_path)
     assert first(found, "strictly above") == "holds"
     assert first(found, "within 0.025") == "not run at this scale"
     assert first(found, "mlp_out: the dead fraction") == "holds"
@@ -169,7 +154,7 @@ def test_changing_a_result_file_changes_the_verdict(verdicts: ModuleType, tmp_pa
         if row["label"] == "SA-GSAE H" and row["l0_target"] == 64:
             row["r2"], row["dead_fraction"], row["bipolar_fraction"] = 0.6, 0.4, 0.2
             row["l0"] = 80.0
-    found = written(verdicts, rows, tmp_path)
+    found = written(rows, tmp_path)
     assert first(found, "strictly above") == "does not hold"
     assert first(found, "within 0.025") == "does not hold"
     assert first(found, "mlp_out: the dead fraction") == "does not hold"
@@ -177,60 +162,54 @@ def test_changing_a_result_file_changes_the_verdict(verdicts: ModuleType, tmp_pa
     assert first(found, "meets its L0 target") == "does not hold"
 
 
-def test_full_width_collapse_is_looked_for_seed_by_seed(verdicts: ModuleType) -> None:
+def test_full_width_collapse_is_looked_for_seed_by_seed() -> None:
     r2 = {"SA-GSAE H": 0.8, "SA-GSAE 2H": 0.75}
     rows = rows_by_hand(r2, dict.fromkeys(r2, 0.1))
     for row in rows:
         row["hookpoint"] = "resid_post"
-    assert verdicts.full_width(rows).verdict == "does not hold"
+    assert cells_verdicts.full_width(rows).verdict == "does not hold"
     rows[-1]["r2"] = 0.5
-    assert verdicts.full_width(rows).verdict == "holds"
-    assert verdicts.full_width([]).verdict == "not run at this scale"
+    assert cells_verdicts.full_width(rows).verdict == "holds"
+    assert cells_verdicts.full_width([]).verdict == "not run at this scale"
 
 
-def test_zero_dead_latents_stand_at_half_a_latent(verdicts: ModuleType) -> None:
+def test_zero_dead_latents_stand_at_half_a_latent() -> None:
     labels = {"SA-GSAE H": 0.0, "Gated 2H": 0.5}
-    (row,) = verdicts.comparisons(rows_by_hand(dict.fromkeys(labels, 0.7), labels))
+    (row,) = cells_verdicts.comparisons(rows_by_hand(dict.fromkeys(labels, 0.7), labels))
     ratio = row["dead_fraction_ratio"]
     assert ratio["n_floored"] == ratio["n"] == 2
     assert ratio["value"] == pytest.approx(0.5 / (0.5 / 300))  # three SAEs of 100 latents
 
 
-def test_sweeps_that_do_not_meet_are_not_compared(verdicts: ModuleType, tmp_path: Path) -> None:
+def test_sweeps_that_do_not_meet_are_not_compared(tmp_path: Path) -> None:
     labels = {"SA-GSAE H": 0.1, "Gated 2H": 0.1}
     rows = rows_by_hand(dict.fromkeys(labels, 0.7), labels)
     for row in rows:
         row["l0"] += 100 if row["label"] == "Gated 2H" else 0
-    found = written(verdicts, rows, tmp_path)
+    found = written(rows, tmp_path)
     assert first(found, "strictly above") == "not run at this scale"
     assert read_json(tmp_path / "results/comparisons.json")[0]["r2"] is None
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
-def test_published_scales_are_whole(recipe: ModuleType, scale: str) -> None:
-    from cells import read_scale  # pyright: ignore[reportMissingImports]
-
-    config = recipe.CellsConfig(**read_scale(recipe.CONFIG, scale))
-    cells = recipe.make_cells(config)
+def test_published_scales_are_whole(scale: str) -> None:
+    config = cells.CellsConfig(**read_scale(cells.CONFIG, scale))
+    planned = cells.make_cells(config)
     assert len(config.seeds) >= 3
     assert len(config.l0_targets) >= 3
-    assert len({cell.name for cell in cells}) == len(cells)
-    for cell in cells:
+    assert len({cell.name for cell in planned}) == len(planned)
+    for cell in planned:
         SweepConfig(**cell.params["sweep"])
         for hookpoint in cell.params["hookpoints"]:
             for label in cell.params["kinds"]:
-                recipe.make_sae(cell.params, hookpoint, label, 32).config(d_in=8)
+                cells.make_sae(cell.params, hookpoint, label, 32).config(d_in=8)
         assert {"SA-GSAE H", "Gated 2H"} <= set(cell.params["kinds"])
 
 
-def test_committed_verdicts_follow_from_the_committed_rows(
-    verdicts: ModuleType, tmp_path: Path
-) -> None:
-    committed = RECIPES / "results/sagsae_cells"
-    if not committed.exists():
-        pytest.skip("no results of the small scale yet")
+def test_committed_verdicts_follow_from_the_committed_rows(tmp_path: Path) -> None:
+    committed = RESULTS / "sagsae_cells"
     rows = read_json(committed / "results/saes.json")
-    written(verdicts, rows, tmp_path)
+    written(rows, tmp_path)
     for file in ("results/claims.json", "results/comparisons.json"):
         assert_same(read_json(tmp_path / file), read_json(committed / file))
 
@@ -259,23 +238,23 @@ def assert_same(found: Any, committed: Any) -> None:
         ("repeated", ["Gated H"]),
     ],
 )
-def test_fields_that_are_not_allowed(recipe: ModuleType, field: str, value: Any) -> None:
+def test_fields_that_are_not_allowed(field: str, value: Any) -> None:
     whole = {"models": [{}], "width": 8, "l0_targets": [2], "l1_start": 1.0, "seeds": [0]}
     kinds = {"kinds": ["SA-GSAE H"], "repeated": ["SA-GSAE H"]}
     with pytest.raises(ConfigError, match=field):
-        recipe.CellsConfig(**{**whole, **kinds, field: value})
+        cells.CellsConfig(**{**whole, **kinds, field: value})
 
 
 @pytest.mark.slow
 def test_ray_gives_the_result_files_of_a_sequential_run(
-    recipe: ModuleType, finished: Path, tiny_config: Path, tmp_path: Path
+    finished: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
-        recipe.main(options(tiny_config, tmp_path / "ray", f"--cluster={cluster.address}"))
+        cells.main(options(tiny_config, tmp_path / "ray", f"--cluster={cluster.address}"))
     finally:
         cluster.shutdown()
     for file in ("results/saes.json", "results/comparisons.json", "results/claims.json"):
@@ -284,11 +263,11 @@ def test_ray_gives_the_result_files_of_a_sequential_run(
 
 @pytest.mark.slow
 def test_a_cell_killed_in_the_middle_goes_on_from_its_checkpoint(
-    recipe: ModuleType, finished: Path, tiny_config: Path, tmp_path: Path
+    finished: Path, tiny_config: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "cells"
     shutil.copytree(finished, copy)
     shutil.rmtree(copy / "cells/gpt2.layer1.seed1/results")
-    recipe.main(options(tiny_config, copy))
+    cells.main(options(tiny_config, copy))
     saes = "results/saes.json"
     assert json.loads((copy / saes).read_text()) == json.loads((finished / saes).read_text())

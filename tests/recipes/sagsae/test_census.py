@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,12 @@ import pytest
 import torch
 from sae_lens import AbsTopKTrainingSAEConfig
 
+from recipes.sagsae import census, census_verdicts, parameters
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json
 from sae_lens_bipolar.polarity.counting import Census
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture(scope="module")
-def recipe() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        import sagsae_census
-
-        yield sagsae_census
-
-
-@pytest.fixture(scope="module")
-def verdicts(recipe: ModuleType) -> ModuleType:
-    import sagsae_census_verdicts  # pyright: ignore[reportMissingImports]
-
-    return sagsae_census_verdicts
-
-
-@pytest.fixture(scope="module")
-def parameters(recipe: ModuleType) -> ModuleType:
-    import sagsae_parameters  # pyright: ignore[reportMissingImports]
-
-    return sagsae_parameters
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +63,10 @@ def write_scale(file: Path, **changes: Any) -> Path:
     return file
 
 
-def test_a_run_end_to_end(recipe: ModuleType, run_dir: Path, tmp_path: Path) -> None:
+def test_a_run_end_to_end(run_dir: Path, tmp_path: Path) -> None:
     config = write_scale(tmp_path / "c.yaml")
     output = tmp_path / "census"
-    recipe.main([f"--config={config}", f"--output={output}", f"--run={run_dir}", "--names=gated*"])
+    census.main([f"--config={config}", f"--output={output}", f"--run={run_dir}", "--names=gated*"])
     rows = {row["name"]: row for row in read_json(output / "results/census.json")}
     assert rows.keys() == {"gated.mlp", "gated.attn"}
     trained = {row["name"]: row for row in read_json(run_dir / "results/summary.json")}
@@ -108,22 +84,22 @@ def test_a_run_end_to_end(recipe: ModuleType, run_dir: Path, tmp_path: Path) -> 
 
 
 def test_a_checkpoint_by_its_path(
-    recipe: ModuleType, run_dir: Path, tmp_path: Path, tiny_model_dirs, tiny_text
+    run_dir: Path, tmp_path: Path, tiny_model_dirs, tiny_text
 ) -> None:
     config = write_scale(
         tmp_path / "c.yaml", model=str(tiny_model_dirs["gpt2"]), corpus=str(tiny_text)
     )
     source = f"--sae=mine={run_dir / 'checkpoints/top.mlp'}"
-    recipe.main([f"--config={config}", f"--output={tmp_path / 'out'}", source])
+    census.main([f"--config={config}", f"--output={tmp_path / 'out'}", source])
     (row,) = read_json(tmp_path / "out/results/census.json")
     assert (row["name"], row["architecture"]) == ("mine", "abstopk")
 
 
-def test_no_saes_at_all(recipe: ModuleType, run_dir: Path, tmp_path: Path) -> None:
+def test_no_saes_at_all(run_dir: Path, tmp_path: Path) -> None:
     config = write_scale(tmp_path / "c.yaml")
     more = [f"--run={run_dir}", "--names=nothing*"]
     with pytest.raises(ConfigError, match="no SAEs"):
-        recipe.main([f"--config={config}", f"--output={tmp_path / 'out'}", *more])
+        census.main([f"--config={config}", f"--output={tmp_path / 'out'}", *more])
 
 
 def shrunk_sae(factor: float, normalize: str = "none") -> Any:
@@ -134,13 +110,11 @@ def shrunk_sae(factor: float, normalize: str = "none") -> Any:
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.8])
-def test_slopes_are_one_where_calibrated_and_undo_shrinkage(
-    recipe: ModuleType, factor: float
-) -> None:
+def test_slopes_are_one_where_calibrated_and_undo_shrinkage(factor: float) -> None:
     sae = shrunk_sae(factor)
     true = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     true[:, 2] = true[:, 2].clamp(min=0)
-    counted = recipe.Calibration(sae)
+    counted = census.Calibration(sae)
     for rows in true.split(64):
         counted.add(rows @ sae.W_dec, factor * rows)
     slopes = counted.result(min_count=10)
@@ -149,28 +123,31 @@ def test_slopes_are_one_where_calibrated_and_undo_shrinkage(
     assert counted.result(min_count=1000) == {"positive": [], "negative": []}
 
 
-def test_each_side_has_its_own_slope(recipe: ModuleType) -> None:
+def test_each_side_has_its_own_slope() -> None:
     sae = shrunk_sae(1.0)
     true = torch.randn(100, 3, generator=torch.Generator().manual_seed(1))
-    counted = recipe.Calibration(sae)
+    counted = census.Calibration(sae)
     counted.add(true @ sae.W_dec, torch.where(true > 0, true, 0.5 * true))
     slopes = counted.result(min_count=5)
     assert slopes["positive"] == pytest.approx([1.0] * 3)
     assert slopes["negative"] == pytest.approx([2.0] * 3)
 
 
-def test_run_time_normalisation_is_refused(recipe: ModuleType) -> None:
+def test_run_time_normalisation_is_refused() -> None:
     with pytest.raises(ConfigError, match="layer_norm"):
-        recipe.Calibration(shrunk_sae(1.0, "layer_norm"))
+        census.Calibration(shrunk_sae(1.0, "layer_norm"))
 
 
-def test_lorenz_curve(verdicts: ModuleType) -> None:
-    even, one = verdicts.lorenz(np.ones(10)), verdicts.lorenz(np.array([1.0] + [0.0] * 9))
-    assert even == pytest.approx(verdicts.SHARES)
+def test_lorenz_curve() -> None:
+    even, one = (
+        census_verdicts.lorenz(np.ones(10)),
+        census_verdicts.lorenz(np.array([1.0] + [0.0] * 9)),
+    )
+    assert even == pytest.approx(census_verdicts.SHARES)
     assert one[0] == 0
     assert one[5] == 1.0  # a tenth of the latents holds everything
-    assert verdicts.lorenz(np.zeros(4)).tolist() == [0.0] * len(verdicts.SHARES)
-    assert verdicts.lorenz(np.zeros(0)).tolist() == [0.0] * len(verdicts.SHARES)
+    assert census_verdicts.lorenz(np.zeros(4)).tolist() == [0.0] * len(census_verdicts.SHARES)
+    assert census_verdicts.lorenz(np.zeros(0)).tolist() == [0.0] * len(census_verdicts.SHARES)
 
 
 def counted_by_hand(hook: str = "blocks.1.hook_mlp_out") -> dict[str, Any]:
@@ -190,8 +167,8 @@ def counted_by_hand(hook: str = "blocks.1.hook_mlp_out") -> dict[str, Any]:
     return {**name, **where, "census": census.to_dict(), "slopes": slopes}
 
 
-def test_summary_by_hand(verdicts: ModuleType) -> None:
-    row = verdicts.summarise(counted_by_hand())
+def test_summary_by_hand() -> None:
+    row = census_verdicts.summarise(counted_by_hand())
     assert row["dead_fraction"] == 0.25
     assert row["bipolar_fraction"] == pytest.approx(2 / 3)
     # Smaller sides 0.10, 0.01, 0 of a total mass of 0.41.
@@ -200,11 +177,11 @@ def test_summary_by_hand(verdicts: ModuleType) -> None:
     assert row["positive_slopes"]["q0.5"] == 1.0
 
 
-def test_changing_a_summary_changes_the_verdict(verdicts: ModuleType) -> None:
-    row = verdicts.summarise(counted_by_hand())
+def test_changing_a_summary_changes_the_verdict() -> None:
+    row = census_verdicts.summarise(counted_by_hand())
 
     def outcome(words: str) -> str:
-        (claim,) = [c for c in verdicts.claims([row], []) if words in c.claim]
+        (claim,) = [c for c in census_verdicts.claims([row], []) if words in c.claim]
         return claim.verdict
 
     assert outcome("fire on both sides") == "holds"
@@ -216,7 +193,7 @@ def test_changing_a_summary_changes_the_verdict(verdicts: ModuleType) -> None:
     assert outcome("free of shrinkage") == "does not hold"
 
 
-def test_parameters_of_each_kind(parameters: ModuleType) -> None:
+def test_parameters_of_each_kind() -> None:
     d, p = 6, 10
     matrices = 2 * d * p + d  # W_enc, W_dec, b_dec
     assert parameters.n_parameters("Gated", d, p) == matrices + 3 * p
@@ -226,7 +203,7 @@ def test_parameters_of_each_kind(parameters: ModuleType) -> None:
     assert parameters.n_parameters("TopK", d, p) == matrices + p
 
 
-def test_break_even_is_where_the_parameters_are_equal(parameters: ModuleType) -> None:
+def test_break_even_is_where_the_parameters_are_equal() -> None:
     d = 6
     assert parameters.break_even("SA-GSAE, all tied", d) == 0
     q = parameters.break_even("SA-GSAE, untied", d)

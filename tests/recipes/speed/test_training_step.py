@@ -1,33 +1,21 @@
 """The benchmark of the training step runs, adds up, and writes what it measured."""
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from recipes.speed import training_step
 from sae_lens_bipolar.files.atomic import read_json
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "benchmarks"
 
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import training_step
-
-    return training_step
-
-
-def test_a_tiny_run(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     files = ["--json", str(tmp_path / "step.json"), "--figure", str(tmp_path / "step.png")]
-    benchmark.main(["--shapes", "tiny", "--steps", "3", "--no-memory", "--l0", "16", *files])
+    training_step.main(["--shapes", "tiny", "--steps", "3", "--no-memory", "--l0", "16", *files])
     results = read_json(tmp_path / "step.json")
     (shape,) = results["shapes"]
     assert (shape["name"], shape["d_sae"], shape["batch"]) == ("tiny", 1024, 128)
-    wanted = [list(pair) for pair in benchmark.COMPARISONS]
+    wanted = [list(pair) for pair in training_step.COMPARISONS]
     if "eai-sparsify" not in results["environment"]["versions"]:
         wanted = [pair for pair in wanted if "eai-sparsify" not in pair]
     assert [[c["ours"], c["reference"]] for c in shape["comparisons"]] == wanted
@@ -43,27 +31,27 @@ def test_a_tiny_run(
     assert (tmp_path / "step.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_only_some_contestants(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_some_contestants(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["our abstopk", "SAELens abstopk"]
-    benchmark.main(["--shapes", "tiny", "--steps", "1", "--no-memory", "--only", *names])
+    training_step.main(["--shapes", "tiny", "--steps", "1", "--no-memory", "--only", *names])
     (line,) = capsys.readouterr().out.splitlines()
     assert all(name in line for name in names)
 
 
-def test_memory_is_measured_in_a_process_of_its_own(benchmark: ModuleType) -> None:
+def test_memory_is_measured_in_a_process_of_its_own() -> None:
     pytest.importorskip("psutil")
-    size = benchmark.memory_in_new_process("our abstopk", "tiny", benchmark.Options())
+    size = training_step.memory_in_new_process("our abstopk", "tiny", training_step.Options())
     assert 0 < size < 2**31
 
 
-def test_a_batch_in_place_of_the_shapes_own(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_a_batch_in_place_of_the_shapes_own(tmp_path: Path) -> None:
     arguments = ["--shapes", "tiny", "--steps", "1", "--batch", "70", "--only", "our abstopk"]
-    benchmark.main([*arguments, "--json", str(tmp_path / "step.json")])
+    training_step.main([*arguments, "--json", str(tmp_path / "step.json")])
     (shape,) = read_json(tmp_path / "step.json")["shapes"]
     assert shape["batch"] == 70
 
 
 @pytest.mark.parametrize("arguments", [["--steps", "0"], ["--batch", "0"], ["--shapes", "huge"]])
-def test_options_that_are_not_allowed(benchmark: ModuleType, arguments: list[str]) -> None:
+def test_options_that_are_not_allowed(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
-        benchmark.main(arguments)
+        training_step.main(arguments)

@@ -1,35 +1,16 @@
 """Each measurement of the toy protocols on hand-made latents, directions and magnitudes."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 
+from recipes.sagsae.toys import metrics
+from recipes.sagsae.toys.world import World, generator, ground_truth, with_anomalies
 from sae_lens_bipolar.errors import ConfigError, DataError
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 # Two axes in the plane; rays +x, +y, -x, -y.
 RAYS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 # Four tokens, one ray each.
 MAGNITUDES = torch.diag(torch.tensor([1.0, 2.0, 4.0, 1.0]))
-
-
-@pytest.fixture(scope="module")
-def metrics() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        import toys_metrics
-
-        yield toys_metrics
-
-
-@pytest.fixture(scope="module")
-def worlds(metrics: ModuleType) -> ModuleType:
-    import toys_world  # pyright: ignore[reportMissingImports]
-
-    return toys_world
 
 
 def signed_code() -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,14 +20,14 @@ def signed_code() -> tuple[torch.Tensor, torch.Tensor]:
     return latents, W_dec
 
 
-def test_carriers_and_their_parts(metrics: ModuleType) -> None:
+def test_carriers_and_their_parts() -> None:
     found = metrics.carriers(*signed_code(), MAGNITUDES, RAYS)
     assert found.latent.tolist() == [0, 1, 0, 2]
     assert found.side.tolist() == [-1, 1, 1, 1]
     assert found.part.tolist() == pytest.approx([1.0, 1.0, 0.75, 1.0])
 
 
-def test_consolidation_counts_pairs_on_one_latent(metrics: ModuleType) -> None:
+def test_consolidation_counts_pairs_on_one_latent() -> None:
     found = metrics.carriers(*signed_code(), MAGNITUDES, RAYS)
     assert metrics.consolidated(found).tolist() == [True, False]
     assert metrics.consolidated(found, 0.75).tolist() == [True, False]
@@ -55,7 +36,7 @@ def test_consolidation_counts_pairs_on_one_latent(metrics: ModuleType) -> None:
     assert metrics.two_latents(found, 1.1).tolist() == [False, False]
 
 
-def test_a_code_of_zeros_carries_nothing(metrics: ModuleType) -> None:
+def test_a_code_of_zeros_carries_nothing() -> None:
     _, W_dec = signed_code()
     found = metrics.carriers(torch.zeros(4, 3), W_dec, MAGNITUDES, RAYS)
     assert found.side.tolist() == [0, 0, 0, 0]
@@ -64,7 +45,7 @@ def test_a_code_of_zeros_carries_nothing(metrics: ModuleType) -> None:
     assert not metrics.two_latents(found, 0.1).any()
 
 
-def test_non_negative_latents_never_consolidate(metrics: ModuleType) -> None:
+def test_non_negative_latents_never_consolidate() -> None:
     torch.manual_seed(0)
     for _ in range(20):
         latents, W_dec = torch.rand(4, 5), torch.randn(5, 2)
@@ -72,7 +53,7 @@ def test_non_negative_latents_never_consolidate(metrics: ModuleType) -> None:
         assert not metrics.consolidated(found).any()
 
 
-def test_tokens_with_both_sides_firing_are_left_out(metrics: ModuleType) -> None:
+def test_tokens_with_both_sides_firing_are_left_out() -> None:
     latents, W_dec = signed_code()
     both = torch.tensor([[3.0, 0.0, 3.0, 0.0]])
     more = torch.cat([latents, torch.tensor([[7.0, 0.0, 0.0]])]), W_dec
@@ -83,7 +64,7 @@ def test_tokens_with_both_sides_firing_are_left_out(metrics: ModuleType) -> None
     )
 
 
-def test_calibration_slopes(metrics: ModuleType) -> None:
+def test_calibration_slopes() -> None:
     """Along +x the gain 1 is met, +y is doubled, -x (gain 4) shrinks to 3, -y is never shown."""
     gains = torch.tensor([1.0, 1.0, 4.0, 1.0])
     intensity = torch.cat([MAGNITUDES / gains, 2 * MAGNITUDES / gains])
@@ -96,7 +77,7 @@ def test_calibration_slopes(metrics: ModuleType) -> None:
     assert slopes.tolist() == pytest.approx([1.0, 2.0, 3.0, 0.0])
 
 
-def test_slope_is_least_squares_through_the_origin(metrics: ModuleType) -> None:
+def test_slope_is_least_squares_through_the_origin() -> None:
     magnitudes = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])  # one axis: rays +x, -x
     latents, W_dec = torch.tensor([[0.0], [2.0], [2.0]]), torch.tensor([[1.0, 0.0]])
     rays = RAYS[[0, 2]]
@@ -105,7 +86,7 @@ def test_slope_is_least_squares_through_the_origin(metrics: ModuleType) -> None:
     assert slopes.tolist() == pytest.approx([(2 * 2 + 3 * 2) / (1 + 4 + 9), 0.0])
 
 
-def test_anomaly_scores_read_known_directions_only(metrics: ModuleType) -> None:
+def test_anomaly_scores_read_known_directions_only() -> None:
     latents, W_dec = signed_code()
     scores = metrics.anomaly_scores(latents, W_dec, RAYS[[2]], cosine=0.7)  # -x: latent 0, + side
     assert scores.tolist() == pytest.approx([0.0, 0.0, 3.0, 0.0])
@@ -125,18 +106,16 @@ def test_anomaly_scores_read_known_directions_only(metrics: ModuleType) -> None:
         ([2.0, 0.0], [1.0, 0.0], 0.625),  # wins of 4: 2 > 1, 2 > 0, and half of 0 = 0
     ],
 )
-def test_roc_area(
-    metrics: ModuleType, anomalous: list[float], normal: list[float], area: float
-) -> None:
+def test_roc_area(anomalous: list[float], normal: list[float], area: float) -> None:
     assert metrics.roc_area(torch.tensor(anomalous), torch.tensor(normal)) == pytest.approx(area)
 
 
-def test_roc_area_needs_both_kinds(metrics: ModuleType) -> None:
+def test_roc_area_needs_both_kinds() -> None:
     with pytest.raises(DataError, match="found none"):
         metrics.roc_area(torch.zeros(0), torch.zeros(3))
 
 
-def test_detection_at_a_false_positive_rate(metrics: ModuleType) -> None:
+def test_detection_at_a_false_positive_rate() -> None:
     normal = torch.arange(101.0)
     anomalous = torch.tensor([98.0, 99.0, 99.5, 200.0])
     assert metrics.detection_rate(anomalous, normal, 0.01) == pytest.approx(0.5)  # above 99
@@ -145,7 +124,7 @@ def test_detection_at_a_false_positive_rate(metrics: ModuleType) -> None:
     assert metrics.detection_rate(torch.zeros(5), torch.zeros(5), 0.5) == 0.0
 
 
-def test_ray_cosines_match_sides_that_fire(metrics: ModuleType) -> None:
+def test_ray_cosines_match_sides_that_fire() -> None:
     latents, W_dec = signed_code()
     assert metrics.ray_cosines(latents, W_dec, RAYS).tolist() == pytest.approx([1, 1, 1, 1])
     latents[0] = 0  # latent 0 loses its negative side, which was +x
@@ -153,7 +132,7 @@ def test_ray_cosines_match_sides_that_fire(metrics: ModuleType) -> None:
     assert not metrics.ray_cosines(torch.zeros(4, 3), W_dec, RAYS).any()
 
 
-def test_bootstrap(metrics: ModuleType) -> None:
+def test_bootstrap() -> None:
     assert metrics.bootstrap([0.25, 0.25, 0.25]) == (0.25, 0.25, 0.25)
     one = metrics.bootstrap([0.0, 1.0])
     assert one == (0.5, 0.0, 1.0)  # means of two draws: 0, 1/2, 1 with weights 1/4, 1/2, 1/4
@@ -162,21 +141,21 @@ def test_bootstrap(metrics: ModuleType) -> None:
         metrics.bootstrap([])
 
 
-def test_world_has_antipodal_features_with_gains(worlds: ModuleType) -> None:
-    truth = worlds.ground_truth(worlds.World(3, 8, negative_gains=(0.5, 2.0)), seed=1)
+def test_world_has_antipodal_features_with_gains() -> None:
+    truth = ground_truth(World(3, 8, negative_gains=(0.5, 2.0)), seed=1)
     assert truth.gains.tolist() == [1, 1, 1, 0.5, 2, 0.5]
     vectors = truth.dictionary.feature_vectors
     assert torch.allclose(vectors, truth.rays * truth.gains[:, None])
     assert torch.allclose(truth.axes.norm(dim=1), torch.ones(3))
-    again = worlds.ground_truth(worlds.World(3, 8), seed=1)
+    again = ground_truth(World(3, 8), seed=1)
     assert torch.equal(truth.axes, again.axes)
 
 
 @pytest.mark.parametrize("rho", [-1.0, -0.5, 0.0])
-def test_pairs_fire_as_the_correlation_says(worlds: ModuleType, rho: float) -> None:
+def test_pairs_fire_as_the_correlation_says(rho: float) -> None:
     torch.manual_seed(0)
-    world = worlds.World(8, 4, active=4.0, correlation=rho)
-    fires = worlds.generator(world).sample(50_000) > 0
+    world = World(8, 4, active=4.0, correlation=rho)
+    fires = generator(world).sample(50_000) > 0
     positive, negative = fires.chunk(2, dim=1)
     both = 0.25 + torch.asin(torch.tensor(rho)).item() / (2 * torch.pi)  # given the pair is on
     assert (positive & negative).float().mean().item() == pytest.approx(0.5 * both, abs=0.003)
@@ -185,18 +164,18 @@ def test_pairs_fire_as_the_correlation_says(worlds: ModuleType, rho: float) -> N
     assert l0 == pytest.approx(world.l0, rel=0.01)
 
 
-def test_rare_and_unseen_negative_sides(worlds: ModuleType) -> None:
+def test_rare_and_unseen_negative_sides() -> None:
     torch.manual_seed(0)
     for share in (0.0, 0.1):
-        features = worlds.generator(worlds.World(4, 4, negative_share=share)).sample(20_000)
+        features = generator(World(4, 4, negative_share=share)).sample(20_000)
         fires = (features > 0).float().sum(0)
         assert (fires[4:].sum() / fires.sum()).item() == pytest.approx(share, abs=0.01)
 
 
-def test_exactly_one_pair_is_on_at_a_time(worlds: ModuleType) -> None:
+def test_exactly_one_pair_is_on_at_a_time() -> None:
     torch.manual_seed(0)
-    world = worlds.World(3, 2, active=1, one_at_a_time=True)
-    positive, negative = (worlds.generator(world).sample(30_000) > 0).chunk(2, dim=1)
+    world = World(3, 2, active=1, one_at_a_time=True)
+    positive, negative = (generator(world).sample(30_000) > 0).chunk(2, dim=1)
     on = positive | negative
     assert on.sum(1).max() == 1
     # The magnitude of a pair that is on, 1 + 0.3 normal, is cut at 0 once in 2300 tokens.
@@ -204,15 +183,15 @@ def test_exactly_one_pair_is_on_at_a_time(worlds: ModuleType) -> None:
     assert torch.allclose(on.float().mean(0), torch.full((3,), 1 / 3), atol=0.01)
 
 
-def test_one_pair_at_a_time_is_one_active_pair(worlds: ModuleType) -> None:
+def test_one_pair_at_a_time_is_one_active_pair() -> None:
     with pytest.raises(ConfigError, match="active=2"):
-        worlds.World(3, 2, active=2, one_at_a_time=True)
+        World(3, 2, active=2, one_at_a_time=True)
 
 
-def test_anomalies_move_one_feature_to_the_other_side(worlds: ModuleType) -> None:
+def test_anomalies_move_one_feature_to_the_other_side() -> None:
     torch.manual_seed(0)
     features = torch.tensor([[1.0, 2.0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 3.0]])
-    normal, anomalous = worlds.with_anomalies(features)
+    normal, anomalous = with_anomalies(features)
     assert torch.equal(normal, features[[0, 2]])
     assert anomalous[0].tolist() in ([0, 2.0, 1.0, 0], [1.0, 0, 0, 2.0])
     assert anomalous[1].tolist() == [0, 3.0, 0, 0]
@@ -222,11 +201,11 @@ def test_anomalies_move_one_feature_to_the_other_side(worlds: ModuleType) -> Non
     ("field", "value"),
     [("correlation", 0.5), ("active", 9.0), ("n_axes", 0), ("negative_gains", (0.0,))],
 )
-def test_worlds_that_cannot_be(worlds: ModuleType, field: str, value: object) -> None:
+def test_worlds_that_cannot_be(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
-        worlds.World(**{"n_axes": 8, "d_in": 4, field: value})
+        World(**{"n_axes": 8, "d_in": 4, field: value})
 
 
-def test_rare_sides_need_exclusive_pairs(worlds: ModuleType) -> None:
+def test_rare_sides_need_exclusive_pairs() -> None:
     with pytest.raises(ConfigError, match="negative_share"):
-        worlds.World(8, 4, correlation=0.0, negative_share=0.1)
+        World(8, 4, correlation=0.0, negative_share=0.1)

@@ -1,7 +1,7 @@
 """Figure 3 of the AbsTopK paper: benchmark scores of the three methods as bars, task by task.
 
 The paper shows one layer of one model; here every model and layer has a panel. Filled bars are the
-protocol that is right for the task (`sae_lens_bipolar.saebench.results.HEADLINES`), the dashed
+protocol that is right for the task (its record in `sae_lens_bipolar.saebench.suites`), the dashed
 outline on AbsTopK's is the other one. The CSV beside it also holds the paper's numbers.
 """
 
@@ -12,7 +12,7 @@ from recipes.abstopk.paper_numbers import TASKS
 from recipes.abstopk.scores import LABELS, READINGS, Score
 from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.reports.figures import Plot
-from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,10 +47,11 @@ def figure(found: Sequence[Score]) -> Plot:
 
 def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
     tasks = [task for task in TASKS if any(score.task == task for score in scores)]
+    rightly = {task: SUITES[task].headline.protocol for task in tasks}
     for i, (method, label) in enumerate(LABELS.items()):
         of_method = [score for score in scores if score.method == method]
         for right in (True, False):
-            bars = [s for s in of_method if (s.protocol == HEADLINES[s.task][2]) is right]
+            bars = [s for s in of_method if (s.protocol == rightly[s.task]) is right]
             if not right and method != "abstopk":  # the other two are their own splits
                 continue
             axes.bar(

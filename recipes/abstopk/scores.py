@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from recipes.abstopk.paper_numbers import METHODS, TABLE_2, TASKS, table_2, table_2_mean
 from recipes.common.claims import NOT_RUN, Claim, verdict
-from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 LABELS = {"abstopk": "AbsTopK", "topk": "TopK", "jumprelu": "JumpReLU"}
 
@@ -147,7 +147,7 @@ def default_table(found: Sequence[Score]) -> str:
     lines: dict[tuple[Any, ...], dict[str, str]] = {}
     for score in chosen:
         key = (score.model, score.layer, score.protocol, LABELS[score.method])
-        star = "*" if HEADLINES[score.task][2] == score.protocol else ""
+        star = "*" if SUITES[score.task].headline.protocol == score.protocol else ""
         cell = f"{score.ours:.3f}{star}, {score.paper:.2f}, {score.difference:+.3f}"
         lines.setdefault(key, {})[score.reading] = cell
     body = [
@@ -191,7 +191,7 @@ def claims(found: Sequence[Score], trained: Sequence[Mapping[str, Any]]) -> list
 
 
 def _claim(task: str, found: Sequence[Score], trained: Sequence[Mapping[str, Any]]) -> Claim:
-    reading, protocol = _MAIN[task], HEADLINES[task][2]
+    reading, protocol = _MAIN[task], SUITES[task].headline.protocol
     mine = [s for s in found if s.reading == reading.label and s.is_default]
     best, compared = _best(s for s in mine if s.protocol == protocol)
     ours = "; ".join(

@@ -28,8 +28,8 @@ from sae_lens_bipolar.reports import tables
 from sae_lens_bipolar.reports.figures import save
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
-from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import write_rows
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 CONFIG = Path(__file__).parent / "table2.yaml"
 RESULT = "result.json"
@@ -65,7 +65,7 @@ def cells_of(
     for name in names or ():
         require_choice(name, tuple(plan.models), "models")
     for suite in settings.get("not_run", {}):
-        require_choice(suite, SUITES, "not_run")
+        require_choice(suite, tuple(SUITES), "not_run")
     chosen = [name for name in plan.models if not names or name in names]
     benches = {name: {**settings["bench"], **plan.models[name].bench} for name in chosen}
     for bench_settings in benches.values():

@@ -16,23 +16,12 @@ from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.files.fields import load_json
 from sae_lens_bipolar.runs.sources import Source
 from sae_lens_bipolar.saebench import store
-from sae_lens_bipolar.saebench.config import PROTOCOLS, SUITES, BenchConfig
-from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.config import BenchConfig
+from sae_lens_bipolar.saebench.options import PROTOCOLS
+from sae_lens_bipolar.saebench.suites.record import Headline
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
-_MEASURES = {
-    "absorption": "absorption: 1 - mean absorbed fraction",
-    "scr": "SCR, n = {budget}",
-    "tpp": "TPP, n = {budget}",
-    "ravel": "RAVEL: disentanglement",
-    "unlearning": "unlearning: score",
-    "sparse_probing": "sparse probing, k = {budget}: accuracy",
-    "core": "core: loss recovered",
-}
-_NAMES = {"scr": "SCR", "tpp": "TPP", "ravel": "RAVEL", "sparse_probing": "sparse probing"}
-# Which options decide a suite's numbers, where their names do not begin with the suite's.
-_OPTIONS = {"scr": ("ablation_", "scr_"), "tpp": ("ablation_",), "sparse_probing": ("probing_",)}
 _ABSENT = "–"
-_LABELLED = ("scr", "tpp", "sparse_probing")  # read data sets by name, from `data_folder` if there
 
 
 def gather(run_dir: Path, saes: Mapping[str, Source]) -> dict[str, list[dict[str, Any]]]:
@@ -118,7 +107,7 @@ def saebench_section(
     return {
         "table": headline_markdown(rows, saes),
         "seeds": ", ".join(map(str, sorted({row["seed"] for row in rows}))),
-        "not_run": ", ".join(_NAMES.get(suite, suite) for suite in SUITES if suite not in suites),
+        "not_run": ", ".join(one.label for name, one in SUITES.items() if name not in suites),
         "own_settings": not options,
         "data_folders": ", ".join(f"`{folder}`" for folder in folders),
         "seen_corpus": "core" in suites and ("core_dataset", corpus) in options,
@@ -126,10 +115,11 @@ def saebench_section(
 
 
 def _decides(option: str, suites: Iterable[str]) -> bool:
+    """Whether an option has a say in the numbers of `suites`."""
+    measured = [SUITES[suite] for suite in suites]
     if option == "data_folder":
-        return any(suite in _LABELLED for suite in suites)
-    prefixes = {prefix for suite in suites for prefix in _OPTIONS.get(suite, (f"{suite}_",))}
-    return option == "context_length" or option.startswith(tuple(prefixes))
+        return any(suite.labelled for suite in measured)
+    return option == "context_length" or any(option in suite.own_options for suite in measured)
 
 
 def _plain(value: Any) -> Any:
@@ -137,10 +127,10 @@ def _plain(value: Any) -> Any:
 
 
 def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) -> str:
-    """The number that stands for each suite: a row a suite and protocol, a column an SAE.
+    """The number that stands for each suite: a row per suite and protocol, a column per SAE.
 
     The protocol that is right for signed latents comes first, marked *; one row stands for both
-    where they agree. Absorption is 1 - the fraction, so that higher is better everywhere. Seeds are
+    where they agree. Higher is better everywhere: absorption is 1 - the fraction. Seeds are
     averaged.
 
     Returns:
@@ -148,19 +138,20 @@ def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) ->
     """
     shown = [sae for sae in saes if any(row["sae"] == sae for row in rows)]
     lines = []
-    for suite, (metric, budget, right) in HEADLINES.items():
-        key = (suite, metric, budget)
+    for name, suite in SUITES.items():
+        main = suite.headline
+        key = (name, main.metric, main.budget)
         of_suite = [row for row in rows if (row["suite"], row["metric"], row["budget"]) == key]
         cells = {
-            protocol: [_cell(suite, of_suite, sae, protocol) for sae in shown]
-            for protocol in sorted(PROTOCOLS, key=lambda protocol: protocol != right)
+            protocol: [_cell(main, of_suite, sae, protocol) for sae in shown]
+            for protocol in sorted(PROTOCOLS, key=lambda one, right=main.protocol: one != right)
         }
-        label = _MEASURES[suite].format(budget=budget)
+        label = main.measure
         measured = {p: values for p, values in cells.items() if set(values) - {_ABSENT}}
         if len(measured) == 2 and measured["signed"] == measured["split"]:
             measured = {"both": measured["signed"]}
         for protocol, values in measured.items():
-            lines.append([label, protocol + " *" * (protocol == right), *values])
+            lines.append([label, protocol + " *" * (protocol == main.protocol), *values])
             label = ""
     if not shown or not lines:
         return ""
@@ -169,9 +160,7 @@ def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) ->
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines))
 
 
-def _cell(suite: str, rows: Iterable[Mapping[str, Any]], sae: str, protocol: str) -> str:
+def _cell(main: Headline, rows: Iterable[Mapping[str, Any]], sae: str, protocol: str) -> str:
     values = [row["value"] for row in rows if (row["sae"], row["protocol"]) == (sae, protocol)]
     values = [value for value in values if math.isfinite(value)]
-    if not values:
-        return _ABSENT
-    return f"{1 - fmean(values) if suite == 'absorption' else fmean(values):.3f}"
+    return f"{main.shown(fmean(values)):.3f}" if values else _ABSENT

@@ -3,22 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.llm import LanguageModel
+from sae_lens_bipolar.saebench.options import CommonOptions
 from sae_lens_bipolar.saebench.sizes import Sizes
+
+Options = TypeVar("Options", bound=CommonOptions, covariant=True)
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[Options]):
     """What a suite is given; every path is absolute."""
 
     name: str  # of the SAE
     sae: Any  # what SAEBench evaluates: an SAE, or a view of one
+    poles: bool  # whether its latents are the two poles of signed ones
     model: LanguageModel
     layer: int  # of the hook
-    config: BenchConfig
+    config: Options
     sizes: Sizes
     folder: Path  # working directory of this run alone
     cache: Path  # what later runs of the same hook read; filled if it is this run's to fill

@@ -1,5 +1,6 @@
 """`bench`: every suite on every SAE and protocol, resumable, nothing run that cannot finish."""
 
+import importlib
 import logging
 import re
 import time
@@ -21,17 +22,22 @@ from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hoo
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.runs.sources import Source, find_saes
 from sae_lens_bipolar.saebench import assets, store
-from sae_lens_bipolar.saebench.config import PROTOCOLS, BenchConfig
+from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import require_saebench
 from sae_lens_bipolar.saebench.host.isolation import isolated, same_randomness
+from sae_lens_bipolar.saebench.host.llm import LanguageModel, served
+from sae_lens_bipolar.saebench.job import Job
+from sae_lens_bipolar.saebench.options import PROTOCOLS
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
 from sae_lens_bipolar.saebench.results import write_rows
+from sae_lens_bipolar.saebench.sizes import choose_sizes
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 logger = logging.getLogger(__name__)
 # May differ between commands on one output directory: they decide what is run, not its numbers.
 _FREE = (
     *("suites", "protocols", "keep_caches", "llm_batch_size", "sae_batch_size"),
-    *("ravel_data", "forget_corpus"),  # known by their content, run by run
+    *(name for suite in SUITES.values() for name in suite.paths),  # known by content, run by run
 )
 
 
@@ -141,12 +147,10 @@ def _tasks(subject: _Subject, config: BenchConfig) -> list[_Task]:
 
 
 def _identity(task: _Task, config: BenchConfig) -> dict[str, Any]:
-    from sae_lens_bipolar.saebench.suites import registry as suites
-
     return {
         "SAE": task.subject.source.digest,
         "model": _model_identity(task.subject.model),
-        "configuration": suites.fields_of(task.suite, config),
+        "configuration": SUITES[task.suite].decisive(config),
     }
 
 
@@ -181,9 +185,8 @@ def _run_all(pending: Sequence[_Task], config: BenchConfig, output: Path) -> lis
 
 
 def _refusal(task: _Task, found: Iterable[assets.Asset]) -> str | None:
-    from sae_lens_bipolar.saebench.suites import registry as suites
-
-    return assets.missing_for(task.suite, found) or suites.refusal(task.suite, task.subject.hook)
+    refuse = SUITES[task.suite].refusal
+    return assets.missing_for(task.suite, found) or (refuse and refuse(task.subject.hook))
 
 
 def _not_run(task: _Task, reason: str) -> list[NotRun]:
@@ -195,8 +198,6 @@ def _run_model(
     name: str, tasks: Sequence[_Task], config: BenchConfig, output: Path, progress: Any
 ) -> list[tuple[_Task, str]]:
     """Run `tasks`, suite by suite, so that runs that share a cache follow one another."""
-    from sae_lens_bipolar.saebench.host.llm import LanguageModel
-
     try:
         model = LanguageModel(name, config.device, config.llm_dtype, config.trust_remote_code)
     except ModelError as error:
@@ -215,17 +216,14 @@ def _run_model(
     return failed
 
 
-def _run_task(task: _Task, model: Any, config: BenchConfig, output: Path) -> str | None:
+def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Path) -> str | None:
     """Run one suite on one SAE; the reason if it gave no number."""
-    from sae_lens_bipolar.saebench.job import Job
-    from sae_lens_bipolar.saebench.sizes import choose_sizes
-    from sae_lens_bipolar.saebench.suites import registry as suites
-
+    suite = SUITES[task.suite]
     subject, name = task.subject, task.subject.source.name
     log = store.log_path(output, task.suite, task.protocol, name)
     started = time.perf_counter()
     folder = store.new_scratch(output)
-    key = suites.cache_key(task.suite, config, subject.hook)
+    key = suite.cache_key(config, subject.hook)
     shared = (
         store.cache_path(output, task.suite, {**key, "model": model.fingerprint}) if key else None
     )
@@ -235,6 +233,7 @@ def _run_task(task: _Task, model: Any, config: BenchConfig, output: Path) -> str
         job = Job(
             name=name,
             sae=sae,
+            poles=task.protocol == "split",
             model=model,
             layer=subject.layer,
             config=config,
@@ -243,8 +242,11 @@ def _run_task(task: _Task, model: Any, config: BenchConfig, output: Path) -> str
             cache=cache,
         )
         log.unlink(missing_ok=True)
-        with isolated(config.seed, folder, [model.hooked, sae], log):
-            suites.run(task.suite, job, doubled=task.protocol == "split")
+        importlib.import_module(suite.host)  # draws no number of the run's own
+        for made in (job.results, job.cache):
+            made.mkdir(parents=True, exist_ok=True)
+        with isolated(config.seed, folder, [model.hooked, sae], log), served(model):
+            suite.run(job)
         if shared:
             store.publish_cache(cache, shared)
         record = {
@@ -272,7 +274,7 @@ def _run_task(task: _Task, model: Any, config: BenchConfig, output: Path) -> str
     return None
 
 
-def _prepared(subject: _Subject, protocol: str, model: Any) -> Any:
+def _prepared(subject: _Subject, protocol: str, model: LanguageModel) -> Any:
     """The object SAEBench evaluates, its metadata as SAEBench reads them."""
     sae = subject.source.load()
     d_in = check_hook(model.hooked, subject.hook)

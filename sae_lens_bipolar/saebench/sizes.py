@@ -1,12 +1,13 @@
 """Batch sizes from the memory that is free."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sae_lens_bipolar.saebench.config import BenchConfig
+from sae_lens_bipolar.saebench.options import CommonOptions
 
 _SHARE = 0.25  # of the free memory, for one batch
 _COPIES = 4  # buffers [batch, context, d_sae] alive at once: pre-activations, latents, mask, copy
@@ -18,22 +19,24 @@ _MOST_SAE, _MOST_LLM = 125, 32  # SAEBench's own: 125 for SAEs, 32 for its large
 class Sizes:
     """Batch sizes of one run."""
 
-    sae_batch_size: int  # sequences an SAE encodes at once
+    sae_batch_size: int  # sequences of context_length that an SAE encodes at once
     llm_batch_size: int  # sequences of context_length in a forward pass
-    long_batch_size: int  # sequences of unlearning_length
+    llm_batch_size_at: Callable[[int], int]  # of sequences of another length
 
 
-def choose_sizes(config: BenchConfig, d_sae: int, d_vocab: int) -> Sizes:
+def choose_sizes(options: CommonOptions, d_sae: int, d_vocab: int) -> Sizes:
     """The configured batch sizes; those that are None from free memory, as powers of two."""
-    free = free_memory(config.device) * _SHARE
-    item = torch.finfo(getattr(torch, config.llm_dtype)).bits // 8
+    free = free_memory(options.device) * _SHARE
+    item = torch.finfo(getattr(torch, options.llm_dtype)).bits // 8
     # Core and unlearning hold [batch, context, d_sae] too, and every forward pass its logits.
     wide = 4 * max(_COPIES * d_sae, _COPIES * d_vocab)
-    llm = config.llm_batch_size or _fitting(free, wide * config.context_length, _MOST_LLM)
-    long = config.llm_batch_size or _fitting(free, wide * config.unlearning_length, _MOST_LLM)
-    sae = config.sae_batch_size
-    sae = sae or _fitting(free, item * _COPIES * d_sae * config.context_length, _MOST_SAE)
-    return Sizes(sae, llm, long)
+
+    def llm_at(length: int) -> int:
+        return options.llm_batch_size or _fitting(free, wide * length, _MOST_LLM)
+
+    sae = options.sae_batch_size
+    sae = sae or _fitting(free, item * _COPIES * d_sae * options.context_length, _MOST_SAE)
+    return Sizes(sae, llm_at(options.context_length), llm_at)
 
 
 def _fitting(free: float, per_sequence: int, most: int) -> int:

@@ -17,9 +17,10 @@ from typing import Any
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import atomic_path, read_json, remove_scratch, write_json
-from sae_lens_bipolar.saebench.config import PROTOCOLS, SUITES
 from sae_lens_bipolar.saebench.host.hosts import BenchError
-from sae_lens_bipolar.saebench.results import HEADLINES, metrics_of
+from sae_lens_bipolar.saebench.options import PROTOCOLS
+from sae_lens_bipolar.saebench.results import metrics_of
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 RUNS, CACHES, LOGS, SCRATCH, RECORD = "saebench", "cache", "logs", ".scratch", "run.json"
 
@@ -86,9 +87,10 @@ def finish(
     if len(files) != 1:
         raise BenchError(f"{suite} wrote {len(files)} result files, expected one")
     metrics = metrics_of(suite, files[0])
-    main, budget, _ = HEADLINES[suite]
-    if not metrics or (budget is None and main not in [metric for metric, *_ in metrics]):
-        raise BenchError(f"{suite} gave no {main}: it is NaN or absent in its result")
+    main = SUITES[suite].headline
+    named = [metric for metric, *_ in metrics]
+    if not metrics or (main.budget is None and main.metric not in named):
+        raise BenchError(f"{suite} gave no {main.metric}: it is NaN or absent in its result")
     with atomic_path(run_path(output, suite, protocol, name)) as folder:
         folder.mkdir()
         shutil.copyfile(files[0], folder / files[0].name)
@@ -128,6 +130,6 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
                 )
 
     def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return row["sae"], SUITES.index(row["suite"]), PROTOCOLS.index(row["protocol"])
+        return row["sae"], [*SUITES].index(row["suite"]), PROTOCOLS.index(row["protocol"])
 
     return sorted(rows, key=order)

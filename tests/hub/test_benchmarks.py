@@ -11,8 +11,7 @@ from sae_lens_bipolar.hub.benchmarks import gather, headline_markdown
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import read_rows
-from sae_lens_bipolar.saebench.config import SUITES
-from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.hub.published_run import BENCH_COMMAND, write_bench, write_run
 
 BOTH = ("signed", "split")
@@ -134,14 +133,15 @@ def test_a_renamed_checkpoint_and_one_of_no_run_keep_their_numbers(run_dir: Path
 
 def test_absorption_is_turned_and_the_headline_protocol_leads_in_every_suite() -> None:
     rows = [
-        {"sae": "a", "suite": suite, "protocol": protocol, "metric": metric, "budget": budget}
-        | {"value": 0.25 if protocol == right else 0.125, "seed": 0}
-        for suite, (metric, budget, right) in HEADLINES.items()
+        {"sae": "a", "suite": name, "protocol": protocol, "metric": suite.headline.metric}
+        | {"budget": suite.headline.budget, "seed": 0}
+        | {"value": 0.25 if protocol == suite.headline.protocol else 0.125}
+        for name, suite in SUITES.items()
         for protocol in BOTH
     ]
     lines = headline_markdown(rows, ["a"]).splitlines()[2:]
     assert [line.split("|")[2].strip() for line in lines[::2]] == [
-        f"{right} *" for _, _, right in HEADLINES.values()
+        f"{suite.headline.protocol} *" for suite in SUITES.values()
     ]
     numbers = [line.split("|")[3].strip() for line in lines]
     assert numbers == ["0.750", "0.875", *["0.250", "0.125"] * (len(SUITES) - 1)]

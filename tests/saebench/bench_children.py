@@ -5,6 +5,7 @@ one of its own, without threads: a child of the test process could inherit a loc
 Hub's threads holds.
 """
 
+import importlib
 import json
 import os
 import select
@@ -66,9 +67,10 @@ def serve() -> None:
     """Fork a child for each line of stdin; answer its id, and then its exit code."""
     import torch
 
-    import sae_lens_bipolar.saebench.host.llm
-    import sae_lens_bipolar.saebench.suites.registry  # noqa: F401  SAEBench and all it imports
+    from sae_lens_bipolar.saebench.suites.registry import SUITES
 
+    for suite in SUITES.values():
+        importlib.import_module(suite.host)
     torch.set_num_threads(1)
     assert threading.active_count() == 1
     print("ready", flush=True)

@@ -6,7 +6,8 @@ import pytest
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.saebench import assets, bench
-from sae_lens_bipolar.saebench.config import SUITES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
+from sae_lens_bipolar.saebench.suites.unlearning import FORGET_FILE
 from tests.hub.fake.clients import clients_at
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
@@ -67,10 +68,10 @@ def test_the_corpus_where_saebench_looks_for_it_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assets.FORGET_FILE.parent.mkdir(parents=True)
-    write_forget_corpus(assets.FORGET_FILE)
+    FORGET_FILE.parent.mkdir(parents=True)
+    write_forget_corpus(FORGET_FILE)
     found = assets.resolve_paths(tiny_config()).forget_corpus
-    assert found == str(tmp_path / assets.FORGET_FILE)
+    assert found == str(tmp_path / FORGET_FILE)
 
 
 def test_code_from_a_data_repository_runs_only_if_allowed(suite_hub: HubServer) -> None:

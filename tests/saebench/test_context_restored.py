@@ -1,5 +1,6 @@
 """After any suite, also one that raises in the middle, the process is as it was before."""
 
+import importlib
 import os
 import random
 import sys
@@ -21,10 +22,10 @@ from sae_lens.saes.abstopk_sae import AbsTopKSAE
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.saebench import bench
-from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.host import llm
 from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.host.isolation import isolated
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 
 class Loaded(llm.LanguageModel):
@@ -67,7 +68,8 @@ def process() -> dict[str, Any]:
 
 
 def import_suites() -> None:
-    import sae_lens_bipolar.saebench.suites.registry  # noqa: F401
+    for suite in SUITES.values():
+        importlib.import_module(suite.host)
 
 
 @pytest.fixture(params=[True, False], ids=["grad", "no-grad"])
@@ -127,7 +129,7 @@ def _check(
     suite: str, sae_path: Path, tmp_path: Path, monkeypatch: Any, raises_at: int | None
 ) -> None:
     import_suites()
-    monkeypatch.setattr(llm, "LanguageModel", Loaded)
+    monkeypatch.setattr("sae_lens_bipolar.saebench.run.LanguageModel", Loaded)
     encode, calls = AbsTopKSAE.encode, [0]
 
     def failing(self: AbsTopKSAE, x: torch.Tensor) -> torch.Tensor:

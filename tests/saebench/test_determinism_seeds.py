@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sae_lens_bipolar.saebench import bench
-from sae_lens_bipolar.saebench.config import SUITES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
 

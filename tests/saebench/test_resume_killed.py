@@ -14,8 +14,8 @@ from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import new_scratch
 from sae_lens_bipolar.files.outputs import claim_output
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
-from sae_lens_bipolar.saebench.config import SUITES
 from sae_lens_bipolar.saebench.results import CSV_FILE
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.hub.fake.clients import client_environment
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_children import BenchChildren

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from sae_lens_bipolar.saebench import bench
-from sae_lens_bipolar.saebench.config import SUITES
-from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_models import (
     ARCHITECTURES,
@@ -32,9 +31,9 @@ def assert_complete(paths: list[str | Path], output: Path, **changes: Any) -> No
     }
     for path in paths:
         for suite in SUITES:
-            metric, budget, _ = HEADLINES[suite]
+            main = SUITES[suite].headline
             for protocol in ("signed", "split"):
-                assert (Path(path).name, suite, protocol, metric, budget) in found
+                assert (Path(path).name, suite, protocol, main.metric, main.budget) in found
 
 
 def test_every_architecture(tmp_path: Path, suite_hub: HubServer) -> None:

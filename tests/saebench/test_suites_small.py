@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from sae_lens_bipolar.saebench import BenchOutcome, bench
-from sae_lens_bipolar.saebench.config import SUITES
-from sae_lens_bipolar.saebench.results import HEADLINES
+from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_models import (
     bench_sae,
@@ -43,11 +42,11 @@ def values(
 def test_every_suite_gives_numbers_on_both_protocols(outcome: BenchOutcome) -> None:
     assert outcome.not_run == []
     for suite in SUITES:
-        metric, budget, _ = HEADLINES[suite]
+        main = SUITES[suite].headline
         for sae in ("abstopk", "doubled"):
             for protocol in ("signed", "split"):
                 found = values(outcome, sae, suite, protocol)
-                assert (metric, budget) in found, (suite, sae, protocol)
+                assert (main.metric, main.budget) in found, (suite, sae, protocol)
                 assert all(math.isfinite(value) for value in found.values())
 
 

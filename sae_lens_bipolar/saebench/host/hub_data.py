@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from sae_bench.evals.scr_and_tpp import dataset_creation
-from sae_bench.evals.unlearning.utils import feature_activation, metrics
-from sae_bench.sae_bench_utils import dataset_utils
 
 from sae_lens_bipolar.saebench.host.hosts import replaced
 
@@ -25,6 +22,9 @@ def readable_data(trust_remote_code: bool, folder: str | None = None) -> Iterato
     evals/unlearning/utils/feature_activation.py:38 reads "wikitext", a short name that
     huggingface_hub 1 and newer do not follow.
     """
+    from sae_bench.evals.scr_and_tpp import dataset_creation
+    from sae_bench.evals.unlearning.utils import feature_activation, metrics
+    from sae_bench.sae_bench_utils import dataset_utils
 
     def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
         options = {**kwargs, "trust_remote_code": trust_remote_code}

@@ -1,4 +1,4 @@
-"""SCR and TPP: spurious correlations removed, and targeted probes perturbed, by ablating latents.
+"""What SCR and TPP share: SAEBench's code for ablating latents, and its options.
 
 Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
 - :612 and :655 leave gradients disabled (the isolation restores them).
@@ -12,60 +12,77 @@ Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
 - :231 decodes latents at padding, which any top-k SAE has there: masked, unless switched off.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from sae_bench.evals.scr_and_tpp import main
-from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 
-from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job
+from sae_lens_bipolar.saebench.options import CommonOptions
+from sae_lens_bipolar.saebench.suites.record import Need, data_sets
+
+HOST = "sae_bench.evals.scr_and_tpp.main"
+# SAEBench's result JSON has a place for these numbers of ablated latents and for no other.
+ABLATION_N = (2, 5, 10, 20, 50, 100, 500)
+ABLATION_DATASETS = ("LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5")
 
 
-def cache_key(config: BenchConfig) -> dict[str, Any]:
-    """What cached activations and probes depend on, beside model and hook."""
-    return {
-        "seed": config.seed,
-        "context_length": config.context_length,
-        "train_size": config.ablation_train_size,
-        "test_size": config.ablation_test_size,
-        "epochs": config.ablation_epochs,
-        "datasets": config.ablation_datasets,
-        "scr_pairs": config.scr_pairs,
-    }
+@dataclass(frozen=True)
+class AblationOptions(CommonOptions):
+    """Options of SCR and TPP; the defaults are SAEBench's own sizes."""
+
+    ablation_n: tuple[int, ...] = ABLATION_N  # latents ablated
+    ablation_train_size: int = 4000  # examples a probe is trained on
+    ablation_test_size: int = 1000  # examples it is tested on
+    ablation_epochs: int = 20  # of the probes
+    ablation_datasets: tuple[str, ...] = ABLATION_DATASETS
+    ablation_mask_padding: bool = True  # no latents at padding (SAEBench has them)
 
 
-def latents_ablated(config: BenchConfig, d_sae: int, doubled: bool) -> list[int]:
+ALLOWED = {
+    "ablation_n": ABLATION_N,
+    "ablation_train_size": range(4, sys.maxsize),
+    "ablation_test_size": range(4, sys.maxsize),
+    "ablation_datasets": ABLATION_DATASETS,
+}
+SMALL = {"ablation_train_size": 400, "ablation_test_size": 200}
+CACHED = (
+    *("seed", "context_length", "ablation_train_size", "ablation_test_size"),
+    *("ablation_epochs", "ablation_datasets"),
+)
+
+
+def needs(options: AblationOptions) -> list[Need]:
+    """The labelled data sets."""
+    return data_sets(options.ablation_datasets)
+
+
+def latents_ablated(options: AblationOptions, d_sae: int, doubled: bool) -> list[int]:
     """The n that are run: those configured and, where latents are poles, twice each as well."""
-    chosen = set(config.ablation_n)
+    chosen = set(options.ablation_n)
     if doubled:
-        chosen |= {2 * n for n in config.ablation_n}
+        chosen |= {2 * n for n in options.ablation_n}
     return sorted(n for n in chosen if n <= d_sae)
 
 
-def run_scr(job: Job) -> None:
-    """Run SCR; SAEBench's JSON lies below `job.results`."""
-    _run(job, perform_scr=True, doubled=False)
+def evaluate(job: Job[AblationOptions], n_values: list[int], scr_pairs: int | None) -> None:
+    """Run SCR on `scr_pairs` class pairs of each data set or, if that is None, TPP."""
+    from sae_bench.evals.scr_and_tpp import main
+    from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 
-
-def run_tpp(job: Job, doubled: bool) -> None:
-    """Run TPP; with `doubled` also at twice each n, since the split's latents are poles."""
-    _run(job, perform_scr=False, doubled=doubled)
-
-
-def _run(job: Job, perform_scr: bool, doubled: bool) -> None:
     config = job.config
     host = ScrAndTppEvalConfig(
         model_name=job.model.alias,
         random_seed=config.seed,
         dataset_names=list(config.ablation_datasets),
-        perform_scr=perform_scr,
+        perform_scr=scr_pairs is not None,
         train_set_size=config.ablation_train_size,
         test_set_size=config.ablation_test_size,
         context_length=config.context_length,
@@ -74,16 +91,19 @@ def _run(job: Job, perform_scr: bool, doubled: bool) -> None:
         sae_batch_size=job.sizes.sae_batch_size,
         llm_batch_size=job.sizes.llm_batch_size,
         llm_dtype=config.llm_dtype,
-        n_values=latents_ablated(config, job.sae.cfg.d_sae, doubled),
+        n_values=n_values,
     )
     pairs = host.column1_vals_lookup
-    host.column1_vals_lookup = {name: pairs[name][: config.scr_pairs] for name in pairs}
-    with _host(config):
+    host.column1_vals_lookup = {name: pairs[name][:scr_pairs] for name in pairs}
+    with worked_around(config):
         job.evaluate(main.run_eval, host, artifacts_path=str(job.cache))
 
 
 @contextmanager
-def _host(config: BenchConfig) -> Iterator[None]:
+def worked_around(config: AblationOptions) -> Iterator[None]:
+    """SAEBench's module with the faults named above worked around."""
+    from sae_bench.evals.scr_and_tpp import main
+
     seed = partial(seed_everything, config.seed)
     collect, effects = main.get_dataset_activations, main.get_all_node_effects_for_one_sae
     test = main.get_probe_test_accuracy
@@ -104,7 +124,7 @@ def _host(config: BenchConfig) -> Iterator[None]:
     def masked_ablation(
         acts: torch.Tensor, sae: Any, to_ablate: torch.Tensor, batch_size: int
     ) -> torch.Tensor:
-        return ablate(acts, _SilentAtPadding(sae), to_ablate, batch_size)  # pyright: ignore
+        return ablate(acts, SilentAtPadding(sae), to_ablate, batch_size)  # pyright: ignore
 
     def with_ties(*args: Any, **kwargs: Any) -> dict[str, float]:
         found = plot(*args, **kwargs)
@@ -128,7 +148,7 @@ def _host(config: BenchConfig) -> Iterator[None]:
         yield
 
 
-class _SilentAtPadding:
+class SilentAtPadding:
     """An SAE whose latents are 0 where the input is 0: SAEBench zeroes masked tokens."""
 
     def __init__(self, sae: Any):

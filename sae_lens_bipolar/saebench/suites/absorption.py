@@ -16,22 +16,36 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sae_bench.evals.absorption import common, feature_absorption, k_sparse_probing, main, vocab
-from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
-
 from sae_lens_bipolar.files.atomic import read_json
-from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job
+from sae_lens_bipolar.saebench.options import CommonOptions
+from sae_lens_bipolar.saebench.suites.record import Cache, Headline, Need, Suite, flat
 
-TEMPLATE = AbsorptionEvalConfig().prompt_template
 _HOOK = re.compile(r"blocks\.\d+\.hook_resid_post")
 _FEWEST_WORDS = 10 * 26  # ten examples stand in every prompt; below that a letter has no words
+
+
+@dataclass(frozen=True)
+class AbsorptionOptions(CommonOptions):
+    """Options of absorption; the defaults are SAEBench's own sizes."""
+
+    absorption_max_k: int = 10  # largest k of the k-sparse probes
+    absorption_min_letters: int = 20  # letters the model's own probe must find
+    absorption_min_f1: float = 0.6  # F1 above which it counts as found
+    absorption_epochs: int = 50  # of the k-sparse probe
+    absorption_words: int | None = None  # words of the vocabulary, balanced by letter; None: all
+
+
+def needs(_: AbsorptionOptions) -> list[Need]:
+    """Nothing beside the model and its tokenizer."""
+    return []
 
 
 def refusal(hook_name: str) -> str | None:
@@ -41,17 +55,15 @@ def refusal(hook_name: str) -> str | None:
     return f"absorption reads blocks.N.hook_resid_post, and this SAE reads {hook_name}"
 
 
-def cache_key(config: BenchConfig) -> dict[str, Any]:
-    """What the cached probe depends on, beside model and hook."""
-    return {"seed": config.seed, "words": config.absorption_words}
-
-
-def run(job: Job) -> None:
+def run(job: Job[AbsorptionOptions]) -> None:
     """Run the suite; SAEBench's JSON lies below `job.results`.
 
     Raises:
         BenchError: if the model's own probe finds too few first letters.
     """
+    from sae_bench.evals.absorption import main
+    from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
+
     config = job.config
     words, position = one_token_words(job.model.tokenizer, config)
     host = AbsorptionEvalConfig(
@@ -72,7 +84,9 @@ def run(job: Job) -> None:
 
 
 @contextmanager
-def _host(job: Job, words: list[str]) -> Iterator[None]:
+def _host(job: Job[AbsorptionOptions], words: list[str]) -> Iterator[None]:
+    from sae_bench.evals.absorption import common, feature_absorption, k_sparse_probing, main
+
     raw = job.folder / "raw"
     probes = job.cache / "probes"
     seed = partial(seed_everything, job.config.seed)
@@ -120,7 +134,7 @@ def _host(job: Job, words: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def stopping_at(job: Job) -> Iterator[None]:
+def stopping_at(job: Job[AbsorptionOptions]) -> Iterator[None]:
     """Forward passes that cache one hook end at the SAE's layer."""
     model = job.model.hooked
     run_with_cache = model.run_with_cache
@@ -132,7 +146,7 @@ def stopping_at(job: Job) -> Iterator[None]:
         yield
 
 
-def one_token_words(tokenizer: Any, config: BenchConfig) -> tuple[list[str], int]:
+def one_token_words(tokenizer: Any, options: AbsorptionOptions) -> tuple[list[str], int]:
     """Words of one token in the prompt, sorted, and the word's position from the prompt's end.
 
     With `absorption_words`, that many of them, balanced by letter and drawn by the seed.
@@ -140,15 +154,19 @@ def one_token_words(tokenizer: Any, config: BenchConfig) -> tuple[list[str], int
     Raises:
         BenchError: if there are too few.
     """
+    from sae_bench.evals.absorption import vocab
+    from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
+
+    template = AbsorptionEvalConfig().prompt_template
     candidates = sorted(set(vocab.get_alpha_tokens(tokenizer)))
-    frame = TEMPLATE.format(word="")
+    frame = template.format(word="")
 
     def lengths(texts: list[str]) -> list[int]:
         ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
     newline, suffix = lengths(["\n", frame])
-    prompts = ["\n" + TEMPLATE.format(word=word) for word in candidates]
+    prompts = ["\n" + template.format(word=word) for word in candidates]
     found = [
         word
         for word, length in zip(candidates, lengths(prompts), strict=True)
@@ -159,14 +177,14 @@ def one_token_words(tokenizer: Any, config: BenchConfig) -> tuple[list[str], int
             f"absorption needs words of one token; this tokenizer has {len(found)}, and "
             f"{_FEWEST_WORDS} are the least"
         )
-    return _balanced(found, config), -(suffix + 1)
+    return _balanced(found, options), -(suffix + 1)
 
 
-def _balanced(words: list[str], config: BenchConfig) -> list[str]:
-    limit = config.absorption_words
+def _balanced(words: list[str], options: AbsorptionOptions) -> list[str]:
+    limit = options.absorption_words
     if limit is None or limit >= len(words):
         return words
-    draw = random.Random(config.seed)
+    draw = random.Random(options.seed)
     letters: dict[str, list[str]] = {}
     for word in words:
         letters.setdefault(word.strip()[0].lower(), []).append(word)
@@ -180,7 +198,7 @@ def _balanced(words: list[str], config: BenchConfig) -> list[str]:
     return sorted(chosen[:limit])
 
 
-def _too_few_letters(job: Job, host: AbsorptionEvalConfig) -> str:
+def _too_few_letters(job: Job[AbsorptionOptions], host: Any) -> str:
     files = list(Path(job.folder).glob("artifacts/absorption/*_k_sparse_probing.json"))
     rows = read_json(files[0]) if files else []
     known = [row["letter"] for row in rows if (row["f1_probe"] or 0) > host.min_GT_probe_f1]
@@ -189,3 +207,29 @@ def _too_few_letters(job: Job, host: AbsorptionEvalConfig) -> str:
         f"{host.min_GT_probe_f1} ({''.join(known)}), and {host.min_feats_for_eval} are needed: "
         "a larger model or another layer, or lower absorption_min_letters"
     )
+
+
+SUITE = Suite(
+    name="absorption",
+    label="absorption",
+    options=AbsorptionOptions,
+    allowed={},
+    small={"absorption_words": 2000},
+    paths={},
+    texts=(),
+    labelled=False,
+    needs=needs,
+    refusal=refusal,
+    cache=Cache(("seed", "absorption_words"), of_hook=True),
+    host="sae_bench.evals.absorption.main",
+    run=run,
+    read=flat,
+    headline=Headline(
+        metric="mean_absorption_fraction_score",
+        budget=None,
+        protocol="split",
+        higher_is_better=False,
+        column="absorption (1 - mean fraction)",
+        measure="absorption: 1 - mean absorbed fraction",
+    ),
+)

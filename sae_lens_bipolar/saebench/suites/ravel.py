@@ -16,25 +16,41 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from sae_bench.evals.ravel import instance, main, mdbm
-from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
-from sae_bench.sae_bench_utils import activation_collection
 from transformers import PreTrainedModel
 
-from sae_lens_bipolar.saebench.assets import content_of
-from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.job import Job
+from sae_lens_bipolar.saebench.options import CommonOptions
+from sae_lens_bipolar.saebench.suites.record import Cache, Headline, Need, Suite, flat
 
-ENTITIES = tuple(RAVELEvalConfig().entity_attribute_selection)
-FILES = ("attribute_to_prompts", "prompt_to_split", "entity_attributes", "entity_to_split")
+_PROMPTS = "adamkarvonen/ravel_prompts"
 _LAYERS = ("layers", "h", "blocks")  # what Transformers calls the list of them
+
+
+@dataclass(frozen=True)
+class RavelOptions(CommonOptions):
+    """Options of RAVEL; the defaults are SAEBench's own sizes."""
+
+    ravel_data: str | None = None  # folder of RAVEL's JSON files; None: the Hub's
+    ravel_entities: int = 500  # entities kept, by how often the model is right
+    ravel_pairs: int = 5000  # prompt pairs per attribute
+    ravel_downsample: int | None = None  # prompts tried of all; None: all
+    ravel_epochs: int = 2  # of the mask
+    ravel_generated_tokens: int = 6  # tokens generated per prompt
+    ravel_batch_size: int = 16  # pairs per step of the mask; a last smaller batch is dropped
+
+
+def needs(options: RavelOptions) -> list[Need]:
+    """The prompts."""
+    given = options.ravel_data
+    return [Need("file", given) if given else Need("data set", _PROMPTS)]
 
 
 def refusal(hook_name: str) -> str | None:
@@ -44,19 +60,11 @@ def refusal(hook_name: str) -> str | None:
     return f"RAVEL reads and replaces a layer's output, and this SAE reads {hook_name}"
 
 
-def cache_key(config: BenchConfig) -> dict[str, Any]:
-    """What the filtered prompts depend on, beside the model."""
-    return {
-        "seed": config.seed,
-        "data": content_of(config.ravel_data),
-        "entities": config.ravel_entities,
-        "downsample": config.ravel_downsample,
-        "generated_tokens": config.ravel_generated_tokens,
-    }
-
-
-def run(job: Job) -> None:
+def run(job: Job[RavelOptions]) -> None:
     """Run the suite; SAEBench's JSON lies below `job.results`."""
+    from sae_bench.evals.ravel import main
+    from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
+
     config = job.config
     host = RAVELEvalConfig(
         model_name=job.model.alias,
@@ -112,7 +120,10 @@ class _TupleLayer:
 
 
 @contextmanager
-def _host(job: Job) -> Iterator[None]:
+def _host(job: Job[RavelOptions]) -> Iterator[None]:
+    from sae_bench.evals.ravel import instance, main, mdbm
+    from sae_bench.sae_bench_utils import activation_collection
+
     model, handles = job.model, []
     tokenizer = model.plain_tokenizer()
 
@@ -168,3 +179,35 @@ def _host(job: Job) -> Iterator[None]:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+SUITE = Suite(
+    name="ravel",
+    label="RAVEL",
+    options=RavelOptions,
+    allowed={},
+    small={"ravel_entities": 40, "ravel_pairs": 200, "ravel_downsample": 800},
+    paths={"ravel_data": None},
+    texts=(),
+    labelled=False,
+    needs=needs,
+    refusal=refusal,
+    cache=Cache(
+        (
+            *("seed", "ravel_data", "ravel_entities", "ravel_downsample"),
+            "ravel_generated_tokens",
+        ),
+        of_hook=False,
+    ),
+    host="sae_bench.evals.ravel.main",
+    run=run,
+    read=flat,
+    headline=Headline(
+        metric="disentanglement_score",
+        budget=None,
+        protocol="signed",
+        higher_is_better=True,
+        column="ravel (disentanglement_score)",
+        measure="RAVEL: disentanglement",
+    ),
+)

@@ -16,27 +16,62 @@ Works around, in sae_bench 0.6.0 (evals/unlearning/):
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
-from sae_bench.evals.unlearning import main
-from sae_bench.evals.unlearning.eval_config import UnlearningEvalConfig
-from sae_bench.evals.unlearning.utils import metrics
 
-from sae_lens_bipolar.saebench.assets import find_forget_corpus
-from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.job import Job
+from sae_lens_bipolar.saebench.options import CommonOptions
+from sae_lens_bipolar.saebench.suites.record import Cache, Headline, Need, Number, Suite
 
-CORPUS = Path("sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl")
+FORGET_CORPUS = "cais/wmdp-bio-forget-corpus"
+# Where SAEBench expects it, relative to the working directory.
+FORGET_FILE = Path("sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl")
+_QUESTIONS_AND_TEXT = ("cais/wmdp", "cais/mmlu", "Salesforce/wikitext")
 FORGET = "wmdp-bio"
 _SUPPORTED = ("gemma-2-2b-it", "gemma-2-9b-it")
 _BARE_LETTERS = "Mistral-7B-v0.1"  # whose answers SAEBench reads as "A" alone, not " A"
+SIDE_EFFECTS = (
+    *("high_school_us_history", "college_computer_science"),
+    *("high_school_geography", "human_aging"),
+)
+
+
+@dataclass(frozen=True)
+class UnlearningOptions(CommonOptions):
+    """Options of unlearning; the defaults are SAEBench's own sizes."""
+
+    forget_corpus: str | None = None  # bio-forget-corpus.jsonl; None: the Hub's, which is gated
+    unlearning_known: str = "all_orders"  # questions kept: right in "all_orders" or "given_order"
+    unlearning_datasets: tuple[str, ...] = SIDE_EFFECTS  # MMLU subjects to be left unharmed
+    unlearning_n: tuple[int, ...] = (10, 20)  # latents clamped
+    unlearning_multipliers: tuple[int, ...] = (25, 50, 100, 200)  # each clamped to minus this
+    unlearning_retain: tuple[float, ...] = (0.001, 0.01)  # density on wikitext a latent may have
+    unlearning_sequences: int = 1024  # sequences the densities are measured on
+    unlearning_length: int = 1024  # their tokens
+
+
+def needs(options: UnlearningOptions) -> list[Need]:
+    """Questions, text that is to be retained, and text that is to be forgotten."""
+    given = options.forget_corpus
+    forget = (
+        Need("file", given)
+        if given
+        else Need(
+            "data set",
+            FORGET_CORPUS,
+            "give the file you were granted: --forget-corpus FILE.jsonl",
+        )
+    )
+    return [*(Need("data set", name) for name in _QUESTIONS_AND_TEXT), forget]
 
 
 class _AnyModel(str):
@@ -46,21 +81,15 @@ class _AnyModel(str):
         return part == "it" or (isinstance(part, str) and str.__contains__(self, part))
 
 
-def cache_key(config: BenchConfig) -> dict[str, Any]:
-    """What the questions a model knows depend on, beside the model."""
-    return {
-        "seed": config.seed,
-        "known": config.unlearning_known,
-        "datasets": config.unlearning_datasets,
-    }
-
-
-def run(job: Job) -> None:
+def run(job: Job[UnlearningOptions]) -> None:
     """Run the suite; SAEBench's JSON lies below `job.results`.
 
     Raises:
         BenchError: if the model knows no question about biology, or none about anything else.
     """
+    from sae_bench.evals.unlearning import main
+    from sae_bench.evals.unlearning.eval_config import UnlearningEvalConfig
+
     config = job.config
     artifacts = job.folder / "artifacts"
     own = artifacts / main.EVAL_TYPE / job.model.alias
@@ -75,7 +104,7 @@ def run(job: Job) -> None:
         multipliers=list(config.unlearning_multipliers),
         dataset_size=config.unlearning_sequences,
         seq_len=config.unlearning_length,
-        llm_batch_size=job.sizes.long_batch_size,
+        llm_batch_size=job.sizes.llm_batch_size_at(config.unlearning_length),
         llm_dtype=config.llm_dtype,
     )
     host.model_name = _AnyModel(job.model.alias)
@@ -86,21 +115,23 @@ def run(job: Job) -> None:
         shutil.copytree(own / "data", shared)
 
 
-def _place_corpus(job: Job) -> None:
-    target = job.folder / CORPUS
+def _place_corpus(job: Job[UnlearningOptions]) -> None:
+    target = job.folder / FORGET_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    found = find_forget_corpus(job.config)
-    if isinstance(found, Path):
-        target.symlink_to(found)
+    if job.config.forget_corpus is not None:
+        target.symlink_to(job.config.forget_corpus)
         return
     with target.open("w", encoding="utf-8") as file:
-        for row in found:
+        rows: Any = datasets.load_dataset(FORGET_CORPUS, split="train")
+        for row in rows:
             file.write(json.dumps({"text": row["text"]}) + "\n")
 
 
-def _known_datasets(job: Job, folder: Path) -> list[str]:
+def _known_datasets(job: Job[UnlearningOptions], folder: Path) -> list[str]:
     """Find the questions the model knows, before anything else, and leave out empty subjects."""
-    batch = 2 * job.sizes.long_batch_size
+    from sae_bench.evals.unlearning.utils import metrics
+
+    batch = 2 * job.sizes.llm_batch_size_at(job.config.unlearning_length)
     names = [FORGET, *job.config.unlearning_datasets]
     for name in names:
         if job.config.unlearning_known == "given_order":
@@ -125,8 +156,12 @@ def _ids_file(folder: Path, name: str, kind: str = "correct", part: str = "all")
     return folder / "data" / "question_ids" / part / f"{full}_{kind}.csv"
 
 
-def _save_known_in_given_order(job: Job, folder: Path, name: str, batch: int) -> None:
+def _save_known_in_given_order(
+    job: Job[UnlearningOptions], folder: Path, name: str, batch: int
+) -> None:
     """Questions answered right as they stand; SAEBench keeps those right in all 24 orders."""
+    from sae_bench.evals.unlearning.utils import metrics
+
     if _ids_file(folder, name).exists():
         return
     found = metrics.calculate_MCQ_metrics(job.model.hooked, batch, str(folder), name)
@@ -139,7 +174,9 @@ def _save_known_in_given_order(job: Job, folder: Path, name: str, batch: int) ->
 
 
 @contextmanager
-def _host(job: Job) -> Iterator[None]:
+def _host(job: Job[UnlearningOptions]) -> Iterator[None]:
+    from sae_bench.evals.unlearning.utils import metrics
+
     model, tokenizer = job.model.hooked, job.model.tokenizer
     is_supported = job.model.alias in _SUPPORTED
     to_prompt, ask = metrics.convert_wmdp_data_to_prompt, metrics.get_output_probs_abcd
@@ -173,3 +210,39 @@ def _host(job: Job) -> Iterator[None]:
             stack.enter_context(replaced(metrics, convert_wmdp_data_to_prompt=plain_prompt))
         stack.enter_context(replaced(metrics, get_output_probs_abcd=ask_by_length))
         yield
+
+
+def read(result: Mapping[str, Any]) -> list[Number]:
+    """Both readings of the score: it is 1 - accuracy, and the paper reports "1 - original"."""
+    score = result["eval_result_metrics"]["unlearning"]["unlearning_score"]
+    return [("unlearning_score", None, score), ("min_wmdp_accuracy", None, 1 - score)]
+
+
+SUITE = Suite(
+    name="unlearning",
+    label="unlearning",
+    options=UnlearningOptions,
+    allowed={"unlearning_known": ("all_orders", "given_order")},
+    small={
+        "unlearning_known": "given_order",
+        "unlearning_sequences": 64,
+        "unlearning_length": 256,
+    },
+    paths={"forget_corpus": FORGET_FILE},
+    texts=(),
+    labelled=False,
+    needs=needs,
+    refusal=None,
+    cache=Cache(("seed", "unlearning_known", "unlearning_datasets"), of_hook=False),
+    host="sae_bench.evals.unlearning.main",
+    run=run,
+    read=read,
+    headline=Headline(
+        metric="unlearning_score",
+        budget=None,
+        protocol="split",
+        higher_is_better=True,
+        column="unlearning (unlearning_score)",
+        measure="unlearning: score",
+    ),
+)

@@ -79,7 +79,8 @@ def test_the_papers_settings(name: str) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_benchmark_of_table_2(scale: str) -> None:
     pytest.importorskip("sae_bench")
-    from sae_lens_bipolar.saebench.config import ABLATION_N, PROBING_DATASETS
+    from sae_lens_bipolar.saebench.suites.ablation import ABLATION_N
+    from sae_lens_bipolar.saebench.suites.sparse_probing import PROBING_DATASETS
 
     plan, settings = recipe("table2", scale)
     for model in plan.models.values():

@@ -56,6 +56,10 @@ class ActivationError(BipolarError):
     """Activations are NaN or infinite; the message names the hook and the batch."""
 
 
+class TrainingError(BipolarError):
+    """Training diverged: a loss or weights are no longer finite."""
+
+
 class CheckpointError(BipolarError):
     """A checkpoint is incomplete, damaged, or belongs to another architecture."""
 

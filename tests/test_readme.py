@@ -47,7 +47,7 @@ def test_shell_blocks_run(folder: Path) -> None:
                 timeout=500,
             )
             assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    assert (folder / "my_abstopk" / "sae_weights.safetensors").is_file()
+    assert (folder / "my_abstopk/checkpoints/abstopk/sae_weights.safetensors").is_file()
 
 
 def test_python_blocks_run_in_order(folder: Path) -> None:

@@ -1,14 +1,13 @@
-"""`sae-lens-bipolar train`: SAELens's own training flags, with our architectures, models and data.
+"""`sae-lens-bipolar train`: a sweep of one SAE, with SAELens's own training flags as its front.
 
-SAELens parses the flags and trains; here a YAML file becomes flags, the model comes from
-`models.load_model` and local text is tokenised, and everything is checked before the model runs.
+SAELens parses the flags; `flags` says what becomes of each. A YAML file becomes flags, and
+everything is checked before the model runs.
 """
 
 import argparse
 import io
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields
@@ -19,7 +18,6 @@ from typing import Any
 
 import torch
 import yaml
-from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
@@ -27,17 +25,20 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
-from sae_lens_bipolar.errors import ConfigError, did_you_mean, require_choice, require_number
-from sae_lens_bipolar.evaluation.reconstruction import measure
-from sae_lens_bipolar.files.atomic import explaining_full_disk, write_json
-from sae_lens_bipolar.files.names import ENVIRONMENT_FILE, SUMMARY
-from sae_lens_bipolar.files.redaction import command_line
-from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
-from sae_lens_bipolar.inputs.models import check_hook, load_model, tokenizer_of
-from sae_lens_bipolar.runs.checkpoints import load_sae
-from sae_lens_bipolar.runs.directory import environment
-from sae_lens_bipolar.runs.sweep import summarise
+from sae_lens_bipolar.cli import flags as table
+from sae_lens_bipolar.errors import (
+    BipolarError,
+    ConfigError,
+    did_you_mean,
+    require_choice,
+    require_number,
+)
+from sae_lens_bipolar.files.names import CHECKPOINTS
+from sae_lens_bipolar.runs.finetuning import finetuning_config, start_of, training_architecture
+from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
 
+RESUME_POINTS = 4  # training checkpoints of a run whose flags do not say how many
+EVAL_SEQUENCES = 32  # held-out sequences measured where the flags do not say how many
 _AT_LEAST_ONE = (
     *("training_tokens", "train_batch_size_tokens", "store_batch_size_prompts"),
     *("n_batches_in_buffer", "n_batches_for_norm_estimate", "n_eval_batches"),
@@ -50,65 +51,115 @@ _SAFE_DEFAULTS = ("--dataset_trust_remote_code", "false", "--log_to_wandb", "fal
 
 
 def train(flags: Sequence[str], config_file: Path | None = None) -> None:
-    """Train one SAE as `python -m sae_lens.llm_sae_training_runner` would, and say how it went.
+    """Train and measure one SAE in the run directory `--output_path`, and say how it went.
 
-    Beside SAELens's files the output directory gets `environment.json` and, for local text,
-    `results/summary.json`: what `publish` tells of the SAE.
+    The directory is a sweep's (`runs.directory` lists the files): a stopped run continues with the
+    same command and ends with the same bytes; the SAE is in `checkpoints/ARCHITECTURE`.
 
     Args:
         flags: SAELens's flags; `--architecture` is any registered name, `--model_name` a bundled
             model, local directory or Hub name, `--dataset_path` "sotu", a local file or directory
-            (tokenised here, a tenth of its documents held out), or a Hub data set.
+            (tokenised here, a tenth of its documents held out), or a Hub data set (tokenised as
+            SAELens does, its first rows held out).
         config_file: YAML of the same options (`sae:` holds the architecture's); flags win.
 
     Raises:
-        ConfigError: naming an unknown architecture, flag or YAML key, or a wrong `d_in`.
-        ModelError, DataError: as `load_model` and `load_documents`.
+        ConfigError: naming an unknown architecture, flag or YAML key, a flag that cannot be
+            honoured, or a wrong value.
+        ModelError, DataError, LockError, TrainingError: as `run_sweep`.
     """
-    cfg = parse(flags, config_file)
-    model = load_model(cfg.model_name, device=cfg.llm_device or cfg.device, **_load_options(cfg))
-    d_in = check_hook(model, cfg.hook_name)
-    if cfg.hook_head_index is None and cfg.sae.d_in != d_in:
-        raise ConfigError(f"d_in={cfg.sae.d_in}, but {cfg.hook_name} has width {d_in}")
-    tokens = None
-    if _is_local(cfg.dataset_path):
-        tokens = split_tokens(
-            load_documents(cfg.dataset_path),
-            tokenizer_of(model),
-            context_size=cfg.context_size,
-            prepend_bos=cfg.prepend_bos,
-            seed=cfg.seed,
-        )
-    runner = LanguageModelSAETrainingRunner(
-        cfg,
-        override_model=model,
-        override_dataset=None if tokens is None else tokens.train,
+    given = _all_flags(flags, config_file)
+    cfg = _parse(given)
+    named = table.named(_all_flags(flags, config_file, defaults=False))
+    config, sae = sweep_of(cfg, named)
+    run_dir = Path(str(cfg.output_path)).expanduser()
+    name = cfg.sae.architecture()
+    (row,) = run_sweep(config, {name: sae}, run_dir)
+    print(
+        f"held out ({row['n_eval_tokens']} tokens, attention sinks left out): "
+        f"nMSE {_figure(row['nmse'])}, R^2 {_figure(row['r2'])}, L0 {_figure(row['l0'], 1)}, "
+        f"loss recovered {_figure(row['loss_recovered'])}, "
+        f"dead {row['dead_fraction']:.1%}, two-sided {row['bipolar_fraction']:.1%}"
     )
-    with explaining_full_disk(cfg.output_path or cfg.checkpoint_path or "."):
-        runner.run()
-    if cfg.output_path is None:
-        return
-    output = Path(cfg.output_path)
-    write_json(output / ENVIRONMENT_FILE, environment(command_line(), seed=cfg.seed))
-    print(f"saved: {output}")
-    if tokens is not None:
-        held_out = tokens.held_out[:32]["input_ids"]
-        name = cfg.sae.architecture()
-        found = measure(
-            {name: load_sae(cfg.output_path, cfg.device)}, model, torch.as_tensor(held_out)
+    print(f"saved: {run_dir / CHECKPOINTS / name}")
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def sweep_of(
+    cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig], named: set[str]
+) -> tuple[SweepConfig, SweepSAE]:
+    """The sweep of one SAE that SAELens's configuration asks for.
+
+    Args:
+        cfg: from `parse`.
+        named: the flags that were given: only these can be refused.
+
+    Raises:
+        ConfigError: naming a flag that cannot be honoured.
+    """
+    if not cfg.dataset_path:
+        raise ConfigError(
+            "dataset_path is missing: give --dataset_path with a local text file or folder, "
+            "'sotu', or a data set of the Hugging Face Hub"
         )
-        row = {"name": output.resolve().name, "architecture": name}
-        row |= {"d_in": cfg.sae.d_in, "d_sae": cfg.sae.d_sae, **summarise(found[name])}
-        row |= {"n_train_tokens": cfg.training_tokens, "seed": cfg.seed}
-        row |= {"model": cfg.model_name, "hook_name": cfg.hook_name}
-        write_json(output / SUMMARY, [row])
-        figures = found[name].without_sinks
-        print(
-            f"held out ({figures.n_tokens} tokens, attention sinks left out): "
-            f"nMSE {figures.nmse:.4f}, R^2 {figures.r2:.4f}, L0 {figures.l0:.1f}, "
-            f"loss recovered {figures.loss_recovered:.4f}, "
-            f"dead {found[name].dead_fraction:.1%}, two-sided {found[name].bipolar_fraction:.1%}"
+    local = _is_local(cfg.dataset_path)
+    table.refuse(named, cfg, local)
+    options = table.settings(cfg, "options", local)
+    options["seqpos_slice"] = tuple(cfg.seqpos_slice)
+    options["logger"] = table.settings(cfg, "logger", local)
+    options["n_eval_batches"] = cfg.n_eval_batches
+    if "is_dataset_tokenized" not in named:
+        options.pop("is_dataset_tokenized", None)
+    loading = _load_options(cfg)
+    options["model_from_pretrained_kwargs"] = cfg.model_from_pretrained_kwargs
+    values = table.settings(cfg, "sweep", local)
+    if "n_checkpoints" not in named:
+        values["n_checkpoints"] = RESUME_POINTS
+    sequences = EVAL_SEQUENCES
+    if named & {"n_eval_batches", "eval_batch_size_prompts"}:
+        batch = cfg.eval_batch_size_prompts or cfg.store_batch_size_prompts
+        sequences = cfg.n_eval_batches * batch
+    config = SweepConfig(
+        **values,
+        eval_sequences=sequences,
+        loss_sequences=sequences,
+        llm_dtype=str(loading.get("dtype", "float32")),
+        reading="stream" if local else "stored",
+        repeat=True,
+        keep_checkpoints=_kept_checkpoints(cfg, named),
+        options=options,
+    )
+    start = None if cfg.from_pretrained_path is None else start_of(cfg.from_pretrained_path)
+    return config, SweepSAE(
+        cfg.hook_name, lambda **_: cfg.sae, head=cfg.hook_head_index, start=start
+    )
+
+
+def _kept_checkpoints(
+    cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig], named: set[str]
+) -> str | None:
+    """The folder for training checkpoints that stay: SAELens's, a folder per run."""
+    if cfg.save_final_checkpoint and "checkpoint_path" not in named:
+        raise ConfigError(
+            "save_final_checkpoint=True is not allowed without checkpoint_path, which says where "
+            "it stays; the finished SAE is kept in any case"
         )
+    if "checkpoint_path" not in named or cfg.checkpoint_path is None:
+        return None
+    if not (cfg.save_final_checkpoint or ("n_checkpoints" in named and cfg.n_checkpoints)):
+        return None
+    output = Path(str(cfg.output_path)).expanduser().resolve()
+    # SAELens has added a folder with a random name; a stopped run has to find its own again.
+    folder = Path(cfg.checkpoint_path).expanduser().resolve().parent
+    if folder.is_relative_to(output):
+        raise ConfigError(
+            f"checkpoint_path={folder} is not allowed: it lies in output_path, whose folders are "
+            "the run's own; give a folder outside"
+        )
+    return str(folder / (cfg.logger.wandb_id or output.name))
 
 
 def parse(
@@ -116,16 +167,39 @@ def parse(
 ) -> LanguageModelSAERunnerConfig[TrainingSAEConfig]:
     """SAELens's runner configuration from flags and an optional YAML file.
 
+    With `from_pretrained_path` the SAE's configuration is that of the SAE there, with the given
+    settings applied.
+
     Raises:
         ConfigError: naming the architecture, flag or key that is not known, or the value at fault.
     """
-    given = [*_SAFE_DEFAULTS, *(_yaml_flags(config_file) if config_file else ()), *flags]
+    return _parse(_all_flags(flags, config_file))
+
+
+def _all_flags(flags: Sequence[str], config_file: Path | None, defaults: bool = True) -> list[str]:
+    before = _SAFE_DEFAULTS if defaults else ()
+    return [*before, *(_yaml_flags(config_file) if config_file else ()), *flags]
+
+
+def _parse(given: list[str]) -> LanguageModelSAERunnerConfig[TrainingSAEConfig]:
+    named = table.named(given)
+    start = _last(given, "--from_pretrained_path")
+    if start is not None and "sae" not in named:
+        given = ["--architecture", training_architecture(start), *given]
     _require_architecture(given)
     _require_counts(given)
     said = io.StringIO()
     try:
         with redirect_stderr(said):  # argparse prints its usage, several screens, and why
             cfg = _parse_cfg_args(given)
+        if "dtype" in named and "sae.dtype" not in named:
+            cfg.sae.dtype = cfg.dtype
+        if cfg.from_pretrained_path is not None:
+            fields_of = table.sae_flags()
+            asked = {fields_of[name]: None for name in named if name in fields_of}
+            asked |= {"dtype": None} if "dtype" in named else {}
+            values = {name: getattr(cfg.sae, name) for name in asked if hasattr(cfg.sae, name)}
+            cfg.sae = finetuning_config(cfg.from_pretrained_path, cfg.sae.architecture(), values)
         check_runner(cfg)
         return cfg
     except SystemExit as stop:
@@ -136,7 +210,7 @@ def parse(
             ) from stop
         raise
     except (argparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, BipolarError):
             raise
         raise ConfigError(f"train: {error}") from error
 
@@ -178,9 +252,18 @@ def _require_device(value: str | None, field: str) -> None:
         raise ConfigError(f"{field}={value!r} is not allowed on this machine: {said}") from None
 
 
+def _last(flags: Sequence[str], *names: str) -> str | None:
+    """The value of an option, given as `--name value` or `--name=value`; the last one counts."""
+    found = None
+    for text, following in zip(flags, [*flags[1:], ""], strict=True):
+        name, equals, value = text.partition("=")
+        if name in names:
+            found = value if equals else following
+    return found
+
+
 def _architecture(flags: Sequence[str]) -> str:
-    given = [value for flag, value in pairwise(flags) if flag in ("--architecture", "--sae")]
-    return given[-1] if given else "standard"  # SAELens's default
+    return _last(flags, "--architecture", "--sae") or "standard"  # SAELens's default
 
 
 def _require_architecture(flags: Sequence[str]) -> None:
@@ -256,8 +339,8 @@ def _load_options(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
 
 
 def _is_local(dataset_path: str) -> bool:
-    return dataset_path == "sotu" or Path(dataset_path).expanduser().exists()
-
-
-if __name__ == "__main__":
-    train(sys.argv[1:])
+    """Whether `load_documents` reads it, or says that no such file exists."""
+    path = Path(dataset_path)
+    looks_local = dataset_path.startswith((".", "/", "~")) or dataset_path.count("/") > 1
+    is_file = path.suffix in (".txt", ".jsonl", ".json", ".csv", ".parquet")
+    return dataset_path == "sotu" or looks_local or is_file or path.exists()

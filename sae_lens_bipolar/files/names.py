@@ -14,3 +14,5 @@ LATENTS = "results/latents"  # a file NAME.json per SAE: latents described
 REPORT = "report"  # tables, figures and the page
 LOCK = ".lock"  # what the operating system locks; empty
 HOLDER = ".lock.json"  # who holds the lock
+SAE_CONFIG = "cfg.json"  # of an SAE, as SAELens names it
+SAE_WEIGHTS = "sae_weights.safetensors"  # likewise

@@ -215,13 +215,21 @@ def tokenizer_of(model: HookedTransformer) -> PreTrainedTokenizerBase:
     return model.tokenizer
 
 
-@torch.no_grad()
 def check_hook(model: HookedTransformer, hook_name: str) -> int:
     """Return d_in at `hook_name`: the length of the vector SAELens reads there at each position.
 
     Heads are flattened as SAELens flattens them, so `blocks.0.attn.hook_z` gives
-    n_heads * d_head. Raises ModelError if the model has no such hook (near names are suggested),
-    if the hook is switched off, or if it does not give one vector a position.
+    n_heads * d_head. Raises ModelError as `hook_shape` does.
+    """
+    return int(torch.Size(hook_shape(model, hook_name)).numel())
+
+
+@torch.no_grad()
+def hook_shape(model: HookedTransformer, hook_name: str) -> tuple[int, ...]:
+    """Shape of what a hook gives at each position: `(d,)`, or `(n_heads, d)` at a hook of heads.
+
+    Raises ModelError if the model has no such hook (near names are suggested), if the hook is
+    switched off, or if it does not give one vector per position.
     """
     if hook_name not in model.hook_dict:
         hint = did_you_mean(hook_name, model.hook_dict)
@@ -243,4 +251,4 @@ def check_hook(model: HookedTransformer, hook_name: str) -> int:
         raise ModelError(
             f"hook_name={hook_name!r} has shape {shape} for {length} tokens: not one vector a token"
         )
-    return int(torch.Size(shape[2:]).numel())
+    return shape[2:]

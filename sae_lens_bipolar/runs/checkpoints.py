@@ -1,6 +1,5 @@
 """Checkpoints that are whole or refused: sealing, finding the newest, and loading with checks."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +13,18 @@ from safetensors import SafetensorError, safe_open
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.errors import CheckpointError, did_you_mean
 from sae_lens_bipolar.files.atomic import read_json, sha256_of, write_json
+from sae_lens_bipolar.files.digests import checkpoint_digest
+from sae_lens_bipolar.files.names import CHECKPOINTS
 
+__all__ = [
+    "checkpoint_digest",
+    "is_whole",
+    "latest_checkpoint",
+    "load_sae",
+    "remove_checkpoints",
+    "sae_folder",
+    "seal_checkpoint",
+]
 SEAL = "sealed.json"
 
 
@@ -31,22 +41,6 @@ def is_whole(path: Path) -> bool:
         return all(sha256_of(path / name) == digest for name, digest in sealed.items())
     except (OSError, ValueError):
         return False
-
-
-def checkpoint_digest(path: Path) -> str:
-    """SHA-256 of a checkpoint's configuration and weights: what a measurement of it is of.
-
-    Rows of `results/summary.json` hold it under `digest`; `bench` keeps it in each `run.json`.
-
-    Raises:
-        CheckpointError: if one of the two files is missing.
-    """
-    digest = hashlib.sha256()
-    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path} holds no {name}; weights are read from safetensors only")
-        digest.update(sha256_of(path / name).encode())
-    return digest.hexdigest()
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
@@ -69,19 +63,37 @@ def remove_checkpoints(directory: Path, keep: Path | None = None) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def sae_folder(path: str | Path) -> Path:
+    """`path`, or for a run directory with one SAE `path/checkpoints/NAME`.
+
+    Raises:
+        CheckpointError: if it is a run of several SAEs; names them.
+    """
+    path = Path(path).expanduser()
+    if (path / SAE_CFG_FILENAME).exists():
+        return path
+    found = sorted(file.parent for file in path.glob(f"{CHECKPOINTS}/*/{SAE_CFG_FILENAME}"))
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{path} is a run of {len(found)} SAEs; give one of them: {', '.join(map(str, found))}"
+        )
+    return found[0] if found else path
+
+
 def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE[Any]:
     """`SAE.load_from_disk` after checking that the checkpoint is what its `cfg.json` says.
 
     Args:
-        path: a directory holding `cfg.json` and `sae_weights.safetensors`.
+        path: a directory holding `cfg.json` and `sae_weights.safetensors`, or a run directory
+            with one SAE.
         device: where to put the weights.
         dtype: e.g. "float32"; None keeps the checkpoint's.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, the architecture is not registered, or
-            tensors are missing, extra or misshapen.
+        CheckpointError: if a file is missing or damaged, the architecture is not registered,
+            tensors are missing, extra or misshapen, or a run holds several SAEs.
     """
-    path = Path(path)
+    path = sae_folder(path)
     config, shapes = _read_config(path), _read_shapes(path)
     architecture = config.get("architecture")
     if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:

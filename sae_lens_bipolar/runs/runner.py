@@ -5,14 +5,18 @@ each logged step, a progress bar that moves, checkpoints that are whole or ignor
 run that ends where an uninterrupted one ends.
 """
 
+import json
+import math
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from sae_lens.config import HfDataset
+from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.multi_sae_training_runner import (
     MultiSAETrainingRunner,
     MultiSAETrainingRunnerConfig,
@@ -24,15 +28,14 @@ from sae_lens.training.sae_trainer import SAETrainer
 from transformer_lens import HookedTransformer
 from typing_extensions import override
 
-from sae_lens_bipolar.files.names import (CHECKPOINTS, METRICS_FILE, PROGRESS)
-from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
-from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError
-from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk
-from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, TrainingError
 from sae_lens_bipolar.evaluation.reconstruction import nmse
-from sae_lens_bipolar.inputs.models import check_hook
-from sae_lens_bipolar.runs.directory import (append_metrics, read_metrics, truncate_metrics)
-
+from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk, read_json, write_json
+from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.files.names import CHECKPOINTS, METRICS_FILE, PROGRESS, SAE_CONFIG
+from sae_lens_bipolar.inputs.models import hook_shape
+from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
+from sae_lens_bipolar.runs.directory import append_metrics, read_metrics, truncate_metrics
 
 
 class RestartableBatches:
@@ -77,8 +80,12 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         cfg: SAELens's configuration; its paths for checkpoints and output are set here.
         run_dir: the run directory; finished SAEs go to `run_dir/checkpoints/NAME`.
         model: the language model, from `models.load_model`.
-        dataset: rows of `context_size` token ids in a column `input_ids`, enough for the run.
-        log_every: steps between two lines an SAE in `metrics.jsonl`.
+        dataset: rows of `context_size` token ids in a column `input_ids`.
+        log_every: steps between two lines per SAE in `metrics.jsonl`.
+        repeat: begin again where the rows end; otherwise they must be enough for the run.
+        saes: training SAEs to start from, by the names in `cfg`; None for new ones.
+        keep: a folder where training checkpoints stay, `keep/N` after N tokens, as SAELens's
+            runner of one SAE lays them out (of several SAEs: a folder each).
 
     Raises:
         ModelError: if the model has no such hook.
@@ -91,23 +98,28 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         cfg: MultiSAETrainingRunnerConfig,
         run_dir: Path,
         model: HookedTransformer,
-        dataset: HfDataset,
+        dataset: HfDataset | Iterable[Any],
         log_every: int = 10,
+        *,
+        repeat: bool = False,
+        saes: dict[str, TrainingSAE[Any]] | None = None,
+        keep: Path | None = None,
     ):
-        for name, hook_name in cfg.hook_names_per_sae.items():
-            d_in = check_hook(model, hook_name)
-            if cfg.saes[name].d_in != d_in:
-                raise ConfigError(
-                    f"d_in of SAE {name!r} is {cfg.saes[name].d_in}; {hook_name} has width {d_in}"
-                )
-        require_rows(cfg, len(dataset))  # type: ignore[arg-type]
+        require_widths(cfg, model)
+        if isinstance(dataset, Sized) and not repeat:
+            require_rows(cfg, len(dataset))
         cfg.checkpoint_path = str(run_dir / PROGRESS)
         cfg.output_path = None  # written by `run`, whole or not at all
         cfg.logger.log_to_wandb = cfg.logger.log_to_wandb and bool(cfg.logger.wandb_project)
-        self.run_dir, self.log_every = run_dir, log_every
+        self.run_dir, self.log_every, self.keep = run_dir, log_every, keep
         self.seconds = dict.fromkeys(cfg.saes, 0.0)
         torch.manual_seed(cfg.seed)  # the initial weights
-        super().__init__(cfg, override_dataset=dataset, override_model=model)
+        super().__init__(
+            cfg,
+            override_dataset=dataset,  # type: ignore[arg-type]
+            override_model=model,
+            override_saes=saes,
+        )
 
     @override
     def run(self) -> dict[str, TrainingSAE[Any]]:
@@ -151,21 +163,48 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             self._watch(name, single)
         trainer._update_pbar = partial(_show, trainer)  # type: ignore[method-assign]
         saes = trainer.fit()
+        for name, sae in saes.items():
+            if not all(bool(weight.isfinite().all()) for weight in sae.state_dict().values()):
+                raise self._diverged(name, "its weights are not finite")
         with atomic_path(self.run_dir / CHECKPOINTS) as scratch:
             self.cfg.output_path = str(scratch)
             self._save_final_outputs(saes, trainer)
-            for name in saes:
-                seal_checkpoint(scratch / name)
             self.cfg.output_path = None
+            for name in saes:
+                _in_order(scratch / name / SAE_CONFIG)
+                seal_checkpoint(scratch / name)
+            places = {"output_path": CHECKPOINTS, "checkpoint_path": PROGRESS}  # within the run
+            write_json(scratch / RUNNER_CFG_FILENAME, {**self.cfg.to_dict(), **places})
         return saes
 
     @override
     def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
         super()._save_runner_checkpoint_files(checkpoint_path)
         if checkpoint_path is not None:
+            if self.keep is not None:
+                self._keep(checkpoint_path, self.keep / checkpoint_path.name)
             seal_checkpoint(checkpoint_path)
-            remove_checkpoints(self.run_dir / PROGRESS, keep=checkpoint_path)
+            if checkpoint_path.name.isdigit():  # SAELens's "final_N" is no place to resume from
+                remove_checkpoints(self.run_dir / PROGRESS, keep=checkpoint_path)
         self.batches.restart()
+
+    def _keep(self, checkpoint: Path, target: Path) -> None:
+        """Copy a training checkpoint to where it stays; of one SAE, without a folder of its own."""
+        with atomic_path(target) as scratch:
+            shutil.copytree(checkpoint, scratch)
+            if len(self.saes) == 1:
+                (only,) = self.saes
+                for file in (scratch / only).iterdir():
+                    file.rename(scratch / file.name)
+                (scratch / only).rmdir()
+
+    def _diverged(self, name: str, what: str) -> TrainingError:
+        kept = latest_checkpoint(self.run_dir / PROGRESS)
+        return TrainingError(
+            f"training of SAE {name!r} diverged at lr={self.cfg.lr:g}: {what}. Give a lower lr or "
+            "more lr_warm_up_steps, and another output directory; "
+            + (f"the last whole checkpoint is kept: {kept}" if kept else "nothing was saved before")
+        )
 
     def _watch(self, name: str, trainer: SAETrainer[Any, Any]) -> None:
         """Time every step of one SAE's trainer, and log as `log_every` says.
@@ -177,6 +216,10 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         def watched(batch: torch.Tensor) -> TrainStepOutput:
             start = time.perf_counter()
             output = step(batch)
+            if not output.loss.isfinite():
+                raise self._diverged(
+                    name, f"the loss of step {trainer.n_training_steps + 1} is {output.loss.item()}"
+                )
             self.seconds[name] += time.perf_counter() - start
             done = trainer.n_training_samples >= self.cfg.training_tokens
             if done or (trainer.n_training_steps + 1) % self.log_every == 0:
@@ -201,7 +244,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         }
         row |= {f"losses/{key}": float(value) for key, value in output.losses.items()}
         row |= {f"coefficients/{key}": value for key, value in trainer.get_coefficients().items()}
-        row |= {f"metrics/{key}": float(value) for key, value in output.metrics.items()}  # type: ignore[arg-type]
+        row |= {f"metrics/{key}": _number(value) for key, value in output.metrics.items()}
         append_metrics(self.run_dir / METRICS_FILE, [row])
 
 
@@ -212,6 +255,50 @@ def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: A
     pbar.n = trainer.n_training_samples
     pbar.set_description("training SAEs")
     pbar.set_postfix_str("nMSE " + ", ".join(errors))
+
+
+def _in_order(file: Path) -> None:
+    """Write a JSON file anew with sorted keys: SAELens's order changes from process to process."""
+    file.write_text(json.dumps(read_json(file), sort_keys=True), encoding="utf-8")
+
+
+def _number(value: Any) -> float:
+    """A metric of SAELens's steps: a number, a tensor, or a function that gives one."""
+    return float(value() if callable(value) else value)
+
+
+def require_widths(cfg: MultiSAETrainingRunnerConfig, model: HookedTransformer) -> None:
+    """Check that every SAE's `d_in` is the width of its hook, or of its head there.
+
+    Raises:
+        ModelError: if the model has no such hook.
+        ConfigError: naming the SAE, its d_in and the width.
+    """
+    for name, hook_name in cfg.hook_names_per_sae.items():
+        head = cfg.hook_head_indices_per_sae[name]
+        width, found = hook_width(model, hook_name, head), cfg.saes[name].d_in
+        if found != width:
+            of_head = "" if head is None else f" for head {head}"
+            raise ConfigError(
+                f"d_in={found} of SAE {name!r} is not allowed: {hook_name} has width "
+                f"{width}{of_head}"
+            )
+
+
+def hook_width(model: HookedTransformer, hook_name: str, head: int | None = None) -> int:
+    """d_in of an SAE at a hook: of all its heads together, or of head `head` alone.
+
+    Raises:
+        ModelError: if the model has no such hook.
+        ConfigError: if the hook has no heads, or fewer.
+    """
+    *heads, width = hook_shape(model, hook_name)
+    if head is None:
+        return math.prod([*heads, width])
+    if not heads or not 0 <= head < heads[0]:
+        has = f"has heads 0 to {heads[0] - 1}" if heads else "has no heads"
+        raise ConfigError(f"hook_head_index={head} is not allowed: {hook_name} {has}")
+    return width
 
 
 def require_rows(cfg: MultiSAETrainingRunnerConfig, n_rows: int) -> None:
@@ -232,9 +319,10 @@ def require_rows(cfg: MultiSAETrainingRunnerConfig, n_rows: int) -> None:
 def rows_needed(cfg: MultiSAETrainingRunnerConfig) -> int:
     """Rows a run reads: its tokens (one in a row may be a special token), the mixing buffer anew
     after each checkpoint, and one forward pass more than is used."""
-    tokens_in_row = cfg.context_size - (1 if cfg.exclude_special_tokens else 0)
+    positions = len(range(cfg.context_size)[slice(*cfg.seqpos_slice)])
+    tokens_in_row = max(1, positions - (1 if cfg.exclude_special_tokens else 0))
     row = -(-cfg.training_tokens // tokens_in_row)
-    buffer = -(-cfg.n_batches_in_buffer * cfg.context_size // tokens_in_row)
+    buffer = -(-cfg.n_batches_in_buffer * positions // tokens_in_row)
     estimate = 0
     if any(
         sae.normalize_activations in ("expected_average_only_in", "covariance_whitening")

@@ -5,7 +5,7 @@ directory (`runs.py` lists them), so a stopped sweep is taken up where it was.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -13,26 +13,42 @@ from typing import Any, NamedTuple
 import torch
 from sae_lens import MultiSAETrainingRunnerConfig
 from sae_lens.config import LoggingConfig
-from sae_lens.saes.sae import TrainingSAEConfig
+from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.files.names import CENSUS
-from sae_lens_bipolar.files.names import (CHECKPOINTS, METRICS_FILE, PROGRESS, SUMMARY)
 from sae_lens_bipolar import sparse
-from sae_lens_bipolar.errors import (ConfigError, require_choice, require_number)
-from sae_lens_bipolar.runs.checkpoints import load_sae, remove_checkpoints
-from sae_lens_bipolar.inputs.corpora import TokenSplit, load_documents, split_tokens
-from sae_lens_bipolar.files.atomic import read_json, remove_scratch, write_json
-from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 from sae_lens_bipolar.evaluation.reconstruction import Measurement, Reconstruction, measure
-from sae_lens_bipolar.inputs.models import DEFAULT_MODEL, check_hook, load_model, tokenizer_of
+from sae_lens_bipolar.files.atomic import read_json, remove_scratch, write_json
+from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest
+from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, METRICS_FILE, PROGRESS, SUMMARY
 from sae_lens_bipolar.files.redaction import command_line
-from sae_lens_bipolar.runs.directory import (read_metrics, require_same_run, start_run)
-from sae_lens_bipolar.runs.runner import (RunDirectoryRunner, rows_needed)
+from sae_lens_bipolar.inputs.corpora import TokenSplit, load_documents, split_tokens
+from sae_lens_bipolar.inputs.models import DEFAULT_MODEL, load_model, tokenizer_of
+from sae_lens_bipolar.runs.checkpoints import load_sae, remove_checkpoints
+from sae_lens_bipolar.runs.directory import read_metrics, require_same_run, start_run
+from sae_lens_bipolar.runs.finetuning import Start, begin
+from sae_lens_bipolar.runs.runner import RunDirectoryRunner, hook_width, require_widths, rows_needed
+from sae_lens_bipolar.runs.streams import StoredTokens, read_stored
 
 _TAIL = 0.05  # share of the logged steps that `train_mse` averages over
+# What `SweepConfig.options` may hold.
+_SET_HERE = (
+    *("saes", "hook_names", "hook_head_indices", "model_name", "dataset_path", "context_size"),
+    *("training_tokens", "train_batch_size_tokens", "store_batch_size_prompts"),
+    *("n_batches_in_buffer", "device", "lr", "adam_beta1", "adam_beta2", "lr_warm_up_steps"),
+    *("lr_decay_steps", "n_checkpoints", "dead_feature_window", "seed"),
+    *("checkpoint_path", "output_path", "resume_from_checkpoint", "evaluator"),
+    *("sae_lens_version", "sae_lens_training_version", "_hook_names_per_sae"),
+    *("_hook_head_indices_per_sae", "prefetch_llm_batches", "model_class_name", "model_kwargs"),
+)
+_OPTIONS = {f.name for f in fields(MultiSAETrainingRunnerConfig)} - {*_SET_HERE} | {
+    "is_dataset_tokenized"  # of the data set, read by `streams`
+}
 _POSITIVE = (
-    *("train_batch_size_tokens", "n_checkpoints", "eval_sequences", "loss_sequences"),
+    *("train_batch_size_tokens", "eval_sequences", "loss_sequences"),
     *("store_batch_size_prompts", "n_batches_in_buffer", "dead_feature_window"),
 )
 
@@ -65,16 +81,33 @@ class SweepConfig:
     dead_feature_window: int = 200  # steps without firing after which a latent counts as dead
     store_batch_size_prompts: int = 16  # sequences in one forward pass of the language model
     n_batches_in_buffer: int = 64  # sequences whose activations are mixed
+    reading: str = "drawn"  # of the corpus: "drawn" by hash, "stream" or "stored", see load_assets
+    repeat: bool = False  # begin the rows again where they end
+    keep_checkpoints: str | None = None  # folder where training checkpoints stay
+    options: Mapping[str, Any] = field(default_factory=dict)  # more fields of SAELens's runner
 
     def __post_init__(self) -> None:
         for name in ("context_size", "training_tokens"):
             require_number(getattr(self, name), name, minimum=2)
         for name in _POSITIVE:
             require_number(getattr(self, name), name, minimum=1)
-        for name in ("lr_warm_up_steps", "lr_decay_steps"):
+        for name in ("lr_warm_up_steps", "lr_decay_steps", "n_checkpoints"):
             require_number(getattr(self, name), name, minimum=0)
+        require_number(self.seed, "seed", 0, 2**32 - 1)
         require_number(self.lr, "lr", 0, exclusive=True)
         require_choice(self.arithmetic, ("auto", "sparse", "dense"), "arithmetic")
+        require_choice(self.reading, ("drawn", "stream", "stored"), "reading")
+        if unknown := set(self.options) - _OPTIONS:
+            raise ConfigError(
+                f"options has {', '.join(sorted(unknown))}; allowed are the fields of SAELens's "
+                f"runner that a sweep does not set itself: {', '.join(sorted(_OPTIONS))}"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """The fields for `config.yaml`; of the last four only those that are given."""
+        given = asdict(self)
+        late = {"reading": "drawn", "repeat": False, "keep_checkpoints": None, "options": {}}
+        return {key: value for key, value in given.items() if late.get(key, ...) != value}
 
 
 class SweepSAE(NamedTuple):
@@ -83,13 +116,15 @@ class SweepSAE(NamedTuple):
     hook_name: str  # TransformerLens name of the hook it reads
     config: Callable[..., TrainingSAEConfig]  # called with d_in=..., the width of the hook
     tags: Mapping[str, Any] = {}  # more keys of its row in the summary
+    head: int | None = None  # the one head it reads, at a hook of heads
+    start: Start | None = None  # the SAE on disk whose weights it begins with
 
 
 class Assets(NamedTuple):
     """The language model and its text, as token rows."""
 
     model: HookedTransformer
-    tokens: TokenSplit
+    tokens: TokenSplit | StoredTokens
 
 
 def run_sweep(
@@ -110,11 +145,7 @@ def run_sweep(
     """
     if not saes:
         raise ConfigError("a sweep of no SAEs is not allowed: give at least one")
-    described = {
-        name: {**values, "hook_name": saes[name].hook_name, "tags": dict(saes[name].tags)}
-        for name, values in settings(saes).items()
-    }
-    resolved = {**asdict(config), "saes": described}
+    resolved = {**config.record(), "saes": {name: _describe(saes, name) for name in saes}}
     require_same_run(run_dir, resolved)
     with lock_run(run_dir):
         if not (run_dir / SUMMARY).exists():
@@ -122,6 +153,17 @@ def run_sweep(
             start_run(run_dir, resolved, command_line())
             train_and_measure(config, saes, assets, run_dir)
         return read_json(run_dir / SUMMARY)
+
+
+def _describe(saes: Mapping[str, SweepSAE], name: str) -> dict[str, Any]:
+    """What `config.yaml` says of an SAE."""
+    sae = saes[name]
+    described = {**settings({name: sae})[name], "hook_name": sae.hook_name, "tags": dict(sae.tags)}
+    if sae.head is not None:
+        described["hook_head_index"] = sae.head
+    if sae.start is not None:
+        described["start"] = sae.start._asdict()
+    return described
 
 
 def settings(saes: Mapping[str, SweepSAE]) -> dict[str, dict[str, Any]]:
@@ -135,41 +177,91 @@ def settings(saes: Mapping[str, SweepSAE]) -> dict[str, dict[str, Any]]:
 
 
 def load_assets(config: SweepConfig, saes: Mapping[str, SweepSAE]) -> Assets:
-    """Load the model and split its text by document into training and held-out rows."""
-    model = load_model(config.model, device=config.device, dtype=config.llm_dtype)
-    rows = rows_needed(runner_config(config, saes, model))
+    """Load the model and its text as training and held-out rows of tokens.
+
+    As `config.reading` says: "drawn" reads all documents and draws as many as are needed, split by
+    document; "stream" reads them in their own order and only as far as they are needed, split by
+    document; "stored" leaves reading and tokenising to SAELens's activation store and holds out
+    the first rows (for data sets of the Hugging Face Hub).
+
+    Raises:
+        ConfigError: if `context_size` is beyond the model's.
+        ModelError, DataError: if the model or the text cannot be loaded.
+    """
+    options = config.options
+    model = load_model(
+        config.model,
+        device=options.get("llm_device") or config.device,
+        **_loading(config),
+    )
+    if config.context_size > model.cfg.n_ctx:
+        raise ConfigError(
+            f"context_size={config.context_size} is not allowed: {config.model} reads at most "
+            f"{model.cfg.n_ctx} tokens"
+        )
+    cfg = runner_config(config, saes, model)
+    require_widths(cfg, model)
+    if config.reading == "stored":
+        tokens = read_stored(
+            config.corpus,
+            model,
+            context_size=config.context_size,
+            n_held_out=config.eval_sequences,
+            options=options,
+        )
+        return Assets(model, tokens)
     tokens = split_tokens(
-        load_documents(config.corpus),
+        load_documents(config.corpus, streaming=config.reading == "stream"),
         tokenizer_of(model),
         context_size=config.context_size,
-        max_train_tokens=rows * config.context_size,
+        max_train_tokens=rows_needed(cfg) * config.context_size,
         max_held_out_tokens=config.eval_sequences * config.context_size,
+        prepend_bos=cfg.prepend_bos,
         seed=config.seed,
     )
     return Assets(model, tokens)
+
+
+def _loading(config: SweepConfig) -> dict[str, Any]:
+    """SAELens's options for loading a model, as `load_model` takes them."""
+    given: Mapping[str, Any] = config.options.get("model_from_pretrained_kwargs") or {}
+    chosen = {key: value for key, value in given.items() if key != "center_writing_weights"}
+    return {"dtype": config.llm_dtype, **chosen}
 
 
 def runner_config(
     config: SweepConfig, saes: Mapping[str, SweepSAE], model: HookedTransformer
 ) -> MultiSAETrainingRunnerConfig:
     """SAELens's configuration of the shared training."""
-    widths = {sae.hook_name: check_hook(model, sae.hook_name) for sae in saes.values()}
-    configs = {name: sae.config(d_in=widths[sae.hook_name]) for name, sae in saes.items()}
+    configs = {
+        name: sae.config(d_in=hook_width(model, sae.hook_name, sae.head))
+        for name, sae in saes.items()
+    }
     for sae in configs.values():
         sae.device = config.device
+    options: dict[str, Any] = {
+        "dataset_trust_remote_code": False,
+        "n_batches_for_norm_estimate": 8,
+        "exclude_special_tokens": True,  # BOS is the attention sink of most models
+        "feature_sampling_window": 100,
+        "model_from_pretrained_kwargs": None,
+    }
+    if config.reading != "stored":  # how `split_tokens` cuts: each document by itself
+        options |= {"disable_concat_sequences": True, "sequence_separator_token": None}
+    options |= config.options
+    logger = LoggingConfig(**{"log_to_wandb": False, **options.pop("logger", {})})
+    options.pop("is_dataset_tokenized", None)
     return MultiSAETrainingRunnerConfig(
         saes=configs,
         hook_names={name: sae.hook_name for name, sae in saes.items()},
+        hook_head_indices={name: sae.head for name, sae in saes.items()},
         model_name=config.model,
         dataset_path=config.corpus,
-        dataset_trust_remote_code=False,
         context_size=config.context_size,
         training_tokens=config.training_tokens,
         train_batch_size_tokens=config.train_batch_size_tokens,
         store_batch_size_prompts=config.store_batch_size_prompts,
         n_batches_in_buffer=config.n_batches_in_buffer,
-        n_batches_for_norm_estimate=8,
-        exclude_special_tokens=True,  # BOS is the attention sink of most models
         device=config.device,
         lr=config.lr,
         adam_beta1=config.adam_beta1,
@@ -178,10 +270,25 @@ def runner_config(
         lr_decay_steps=config.lr_decay_steps,
         n_checkpoints=config.n_checkpoints,
         dead_feature_window=config.dead_feature_window,
-        feature_sampling_window=100,
-        logger=LoggingConfig(log_to_wandb=False),
+        logger=logger,
         seed=config.seed,
+        **options,
     )
+
+
+def _started(
+    cfg: MultiSAETrainingRunnerConfig, saes: Mapping[str, SweepSAE]
+) -> dict[str, TrainingSAE[Any]] | None:
+    """The SAEs to train, if any of them begins with one on disk; SAELens makes them otherwise."""
+    if all(sae.start is None for sae in saes.values()):
+        return None
+    torch.manual_seed(cfg.seed)
+    return {
+        name: get_sae_training_class(cfg.saes[name].architecture())[0](cfg.saes[name])
+        if sae.start is None
+        else begin(sae.start, cfg.saes[name])
+        for name, sae in saes.items()
+    }
 
 
 def train_and_measure(
@@ -191,8 +298,18 @@ def train_and_measure(
     remove_scratch(run_dir)
     if not (run_dir / CHECKPOINTS).exists():
         cfg = runner_config(config, saes, assets.model)
+        keep = config.keep_checkpoints
+        runner = RunDirectoryRunner(
+            cfg,
+            run_dir,
+            assets.model,
+            assets.tokens.train,
+            repeat=config.repeat,
+            saes=_started(cfg, saes),
+            keep=None if keep is None else Path(keep).expanduser(),
+        )
         with sparse.mode(config.arithmetic):  # type: ignore[arg-type]
-            RunDirectoryRunner(cfg, run_dir, assets.model, assets.tokens.train).run()
+            runner.run()
     remove_checkpoints(run_dir / PROGRESS)
     if not (run_dir / SUMMARY).exists():
         measure_run(config, saes, assets, run_dir)
@@ -201,18 +318,30 @@ def train_and_measure(
 def measure_run(
     config: SweepConfig, saes: Mapping[str, SweepSAE], assets: Assets, run_dir: Path
 ) -> None:
-    """Measure the saved checkpoints on held-out text; write `results/`, a census an SAE."""
+    """Measure the saved checkpoints on held-out text; write `results/`, a census per SAE.
+
+    Every row and census carries the digest of the checkpoint it was measured on.
+    """
     tokens = held_out(config, assets)
+    batch = config.options.get("eval_batch_size_prompts") or 8
     measured: dict[str, dict[str, Any]] = {}
     for hook_name in dict.fromkeys(sae.hook_name for sae in saes.values()):
         names = [name for name, sae in saes.items() if sae.hook_name == hook_name]
         loaded = {n: load_sae(run_dir / CHECKPOINTS / n, device=config.device) for n in names}
-        found = measure(loaded, assets.model, tokens, n_loss_sequences=config.loss_sequences)
+        found = measure(
+            loaded,
+            assets.model,
+            tokens,
+            n_loss_sequences=config.loss_sequences,
+            batch_size=batch,
+        )
         for name, sae in loaded.items():
+            digest = checkpoint_digest(run_dir / CHECKPOINTS / name)
             size = {"d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae}
             measured[name] = {"architecture": sae.cfg.architecture(), **size}
-            measured[name] |= summarise(found[name])
-            write_json(run_dir / f"{CENSUS}/{name}.json", found[name].census.to_dict())
+            measured[name] |= summarise(found[name]) | {DIGEST: digest}
+            census = {**found[name].census.to_dict(), DIGEST: digest}
+            write_json(run_dir / f"{CENSUS}/{name}.json", census)
     logged: dict[str, list[dict[str, Any]]] = {name: [] for name in saes}
     for row in read_metrics(run_dir / METRICS_FILE):
         logged[row["sae"]].append(row)

@@ -29,7 +29,6 @@ def flags(model: Path, text: Path, output: Path, hook_name: str, d_in: int) -> l
         *("--d_in", str(d_in), "--d_sae", "48", "--context_size", "16", "--training_tokens", "256"),
         *("--train_batch_size_tokens", "32", "--store_batch_size_prompts", "4"),
         *("--n_batches_in_buffer", "8", "--output_path", str(output), "--lr", "0.003"),
-        *("--checkpoint_path", str(output / "checkpoints")),
     ]
 
 
@@ -58,10 +57,11 @@ def test_trains_from_a_local_model_and_local_text(
     code = main(["train", "--architecture", architecture, *arguments, *WIDTH[architecture]])
     printed = capsys.readouterr()
     assert code == 0, printed.err[-2000:]
-    sae = SAE.load_from_disk(tmp_path / "out")
+    sae = SAE.load_from_disk(tmp_path / "out/checkpoints" / architecture)
     assert sae.cfg.architecture() == architecture
     assert sae.cfg.metadata.hook_name == HOOKS[hook]
     assert "loss recovered" in printed.out
+    assert printed.out.splitlines()[-1] == f"saved: {tmp_path}/out/checkpoints/{architecture}"
 
 
 @pytest.mark.slow
@@ -79,7 +79,10 @@ def test_trains_at_the_other_hooks_too(
     model = tiny_model_dirs[model_name]
     arguments = flags(model, tiny_text, tmp_path / "out", HOOKS[hook], d_model(model))
     assert main(["train", "--architecture", architecture, *arguments, *WIDTH[architecture]]) == 0
-    assert SAE.load_from_disk(tmp_path / "out").cfg.architecture() == architecture
+    assert (
+        SAE.load_from_disk(tmp_path / "out/checkpoints" / architecture).cfg.architecture()
+        == architecture
+    )
 
 
 def test_a_yaml_file_says_the_same_and_flags_win(tmp_path: Path) -> None:

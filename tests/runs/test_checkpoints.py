@@ -14,6 +14,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAE,
     SignAwareGatedTrainingSAEConfig,
 )
+from sae_lens_bipolar.errors import CheckpointError
 from sae_lens_bipolar.runs.checkpoints import (
     is_whole,
     latest_checkpoint,
@@ -21,7 +22,6 @@ from sae_lens_bipolar.runs.checkpoints import (
     remove_checkpoints,
     seal_checkpoint,
 )
-from sae_lens_bipolar.errors import CheckpointError
 
 
 @pytest.fixture(params=["abstopk", "sign_aware_gated"])

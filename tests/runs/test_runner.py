@@ -21,8 +21,8 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
-from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, ModelError
+from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner, rows_needed

@@ -10,10 +10,10 @@ import torch
 import yaml
 from sae_lens import AbsTopKTrainingSAEConfig, GatedTrainingSAEConfig
 
-from sae_lens_bipolar.runs import sweep
-from sae_lens_bipolar.runs.checkpoints import load_sae
 from sae_lens_bipolar.errors import ConfigError, ModelError
 from sae_lens_bipolar.evaluation.reconstruction import measure
+from sae_lens_bipolar.runs import sweep
+from sae_lens_bipolar.runs.checkpoints import load_sae
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
 
@@ -113,7 +113,14 @@ def test_measuring_alone_is_resumed(finished: Path, config: SweepConfig, tmp_pat
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("training_tokens", 1), ("n_checkpoints", 0), ("lr", 0.0), ("arithmetic", "fast")],
+    [
+        ("training_tokens", 1),
+        ("n_checkpoints", -1),
+        ("seed", -1),
+        ("reading", "x"),
+        ("lr", 0.0),
+        ("arithmetic", "fast"),
+    ],
 )
 def test_fields_that_are_not_allowed(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):

@@ -1,0 +1,1 @@
+"""Runs: a directory each; training that resumes exactly, sweeps, and what they measure."""

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from sae_lens_bipolar.architectures import citations
 from sae_lens_bipolar.architectures.record import Architecture
 from sae_lens_bipolar.architectures.registry import record_of
-from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, SUMMARY
+from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, SAE_CONFIG, SUMMARY
 from sae_lens_bipolar.hub.base_models import BaseModel, is_hub_name
 from sae_lens_bipolar.hub.benchmarks import saebench_section
 from sae_lens_bipolar.hub.card_limits import known_limits
@@ -130,7 +130,7 @@ def _loads_anywhere(saes: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _row(folder: Path, sae: StagedSAE) -> dict[str, Any]:
-    twin = read_optional(folder / sae.split_id / "cfg.json") if sae.split_id else {}
+    twin = read_optional(folder / sae.split_id / SAE_CONFIG) if sae.split_id else {}
     return {
         "id": sae.id,
         "split_id": sae.split_id,

@@ -14,7 +14,7 @@ from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.errors import CheckpointError, did_you_mean
 from sae_lens_bipolar.files.atomic import read_json, sha256_of, write_json
 from sae_lens_bipolar.files.digests import checkpoint_digest
-from sae_lens_bipolar.files.names import CHECKPOINTS
+from sae_lens_bipolar.files.names import CHECKPOINTS, SEAL
 
 __all__ = [
     "checkpoint_digest",
@@ -25,7 +25,6 @@ __all__ = [
     "sae_folder",
     "seal_checkpoint",
 ]
-SEAL = "sealed.json"
 
 
 def seal_checkpoint(path: Path) -> None:

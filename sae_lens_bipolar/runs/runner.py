@@ -264,7 +264,8 @@ def _in_order(file: Path) -> None:
 
 def _number(value: Any) -> float:
     """A metric of SAELens's steps: a number, a tensor, or a function that gives one."""
-    return float(value() if callable(value) else value)
+    found: Any = value() if callable(value) else value
+    return float(found)
 
 
 def require_widths(cfg: MultiSAETrainingRunnerConfig, model: HookedTransformer) -> None:

@@ -3,33 +3,18 @@
 import contextlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from sae_lens import (
-    AbsTopKTrainingSAEConfig,
-    GatedTrainingSAE,
-    GatedTrainingSAEConfig,
-    TopKTrainingSAE,
-    TopKTrainingSAEConfig,
-    TrainingSAE,
-)
+from sae_lens import TrainingSAE
 from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAE as StockAbsTopKTrainingSAE
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
-from sae_lens_bipolar.architectures.sign_aware_gated import (
-    SignAwareGatedTrainingSAE,
-    SignAwareGatedTrainingSAEConfig,
-)
-from sae_lens_bipolar.architectures.sparse_topk import (
-    SparseTopKTrainingSAE,
-    SparseTopKTrainingSAEConfig,
-)
+from sae_lens_bipolar import ARCHITECTURES
 
 Step = Callable[[torch.Tensor], Any]
+SPARSIFY = "eai-sparsify"
 
 
 @dataclass(frozen=True)
@@ -37,7 +22,7 @@ class Shape:
     d_in: int
     d_sae: int
     k: int
-    batch: int  # samples a step
+    batch: int  # samples per step
     cpu_batch: int | None = None  # the same on CPU, where it differs
 
 
@@ -56,9 +41,9 @@ class Options:
     steps: int = 5  # timed steps of each contestant in each comparison
     device: str = "cpu"
     autocast: bool = False  # SAELens's bfloat16 autocast
-    batch: int | None = None  # samples a step, in place of the shape's own
-    l0: int = 48  # mean L0 at which sign_aware_gated is timed; SAELens's gated is dense at any
-    memory: bool = True  # measure peak memory, one process a contestant
+    batch: int | None = None  # samples per step, in place of the shape's own
+    l0: int = 48  # mean L0 of those without a k of their own; SAELens's gated is dense at any
+    memory: bool = True  # measure peak memory, one process per contestant
     json: str = ""
     figure: str = ""
 
@@ -119,27 +104,48 @@ def sparsify_step(shape: Shape, options: Options) -> Step:
     return step
 
 
+def comparisons() -> list[tuple[str, str]]:
+    """Ours, and what it is held against: every record that names its counterpart in SAELens."""
+    pairs = [
+        (f"our {record.name}", f"SAELens {record.timed_beside[1].architecture()}")
+        for record in ARCHITECTURES.values()
+        if record.timed_beside is not None
+    ]
+    return [*pairs, ("our abstopk", SPARSIFY)]
+
+
+def make_sae(name: str, shape: Shape, options: Options) -> TrainingSAE[Any]:
+    """One of ours, or the counterpart of one, with about the same number of active latents.
+
+    Raises:
+        KeyError: if no record knows the contestant.
+    """
+    known = {}
+    for record in ARCHITECTURES.values():
+        if record.timed_beside is not None:
+            counterpart = f"SAELens {record.timed_beside[1].architecture()}"
+            known.setdefault(counterpart, (record, record.timed_beside))
+        if record.training is not None:
+            known[f"our {record.name}"] = (record, record.training)
+    record, (sae_class, cfg_class) = known[name]
+    allowed = {f.name for f in fields(cfg_class)}
+    l0 = shape.k if "k" in allowed else options.l0
+    drawn = record.at_l0(shape.d_sae, l0) if record.at_l0 is not None else {}
+    cfg = cfg_class(
+        d_in=shape.d_in,
+        d_sae=shape.d_sae,
+        device=options.device,
+        **{key: value for key, value in drawn.items() if key in allowed},
+    )
+    return sae_class(cfg)
+
+
 def make_step(name: str, shape: Shape, options: Options) -> Step:
     """The step of one contestant, at initialisation."""
     torch.manual_seed(0)
-    if name == "eai-sparsify":
+    if name == SPARSIFY:
         return sparsify_step(shape, options)
-    size: dict[str, Any] = {"d_in": shape.d_in, "d_sae": shape.d_sae, "device": options.device}
-    saes: dict[str, Callable[[], TrainingSAE[Any]]] = {
-        "SAELens abstopk": lambda: StockAbsTopKTrainingSAE(
-            AbsTopKTrainingSAEConfig(**size, k=shape.k)
-        ),
-        "our abstopk": lambda: AbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**size, k=shape.k)),
-        "SAELens topk": lambda: TopKTrainingSAE(TopKTrainingSAEConfig(**size, k=shape.k)),
-        "our sparse_topk": lambda: SparseTopKTrainingSAE(
-            SparseTopKTrainingSAEConfig(**size, k=shape.k)
-        ),
-        "SAELens gated": lambda: GatedTrainingSAE(GatedTrainingSAEConfig(**size)),
-        "our sign_aware_gated": lambda: SignAwareGatedTrainingSAE(
-            SignAwareGatedTrainingSAEConfig(**size, threshold_init_l0=options.l0)
-        ),
-    }
-    return sae_lens_step(saes[name](), shape, options)
+    return sae_lens_step(make_sae(name, shape, options), shape, options)
 
 
 def batch_size(shape: Shape, options: Options) -> int:

@@ -24,7 +24,11 @@ from sae_lens import (
     TrainingSAE,
 )
 from sae_lens.config import LoggingConfig
-from sae_lens.registry import get_sae_class, get_sae_training_class
+from sae_lens.registry import (
+    SAE_TRAINING_CLASS_REGISTRY,
+    get_sae_class,
+    get_sae_training_class,
+)
 from sae_lens.saes.sae import (
     SAEConfig,
     TrainCoefficientConfig,
@@ -43,11 +47,11 @@ from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.architectures.registry import ARCHITECTURES
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, find
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import tokenizer_of
-from sae_lens_bipolar.polarity.splitting import is_signed, signed_latents, split, split_latents
+from sae_lens_bipolar.polarity import census, is_signed, signed_latents, split, split_latents
 from tests.architecture_list import ARCHITECTURE_LIST, Entry
 
 HOOK = "blocks.0.hook_mlp_out"
@@ -61,6 +65,19 @@ def test_the_list_leaves_none_out() -> None:
     assert {entry.name for entry in ARCHITECTURE_LIST} == trained
     names = [str(entry) for entry in ARCHITECTURE_LIST]
     assert len(set(names)) == len(names)
+
+
+@each
+def test_the_record(entry: Entry) -> None:
+    """The record of what is trained and of what is saved are of one sign, and both can be shown."""
+    trained = find(entry.name).of(make(entry).to_dict())
+    assert trained.training == SAE_TRAINING_CLASS_REGISTRY[entry.name]
+    assert trained.signed == entry.record.signed
+    assert entry.record.name == entry.saved_as
+    assert trained.at_l0 is not None
+    config_class = type(make(entry))
+    cfg = config_class(d_in=D_IN, d_sae=D_SAE, **trained.at_l0(D_SAE, 8))
+    assert cfg.get_inference_config_class().architecture() == entry.saved_as
 
 
 # --- training, once for each entry
@@ -248,7 +265,7 @@ def test_language_model_runner(
 
 
 def test_multi_sae_runner(tiny_model: HookedTransformer, rows: Dataset, tmp_path: Path) -> None:
-    """Every architecture in one run, with one forward pass of the model a batch."""
+    """Every architecture in one run, with one forward pass of the model per batch."""
     torch.manual_seed(0)
     cfg = MultiSAETrainingRunnerConfig(
         saes={str(entry).replace(" ", "-"): make(entry) for entry in ARCHITECTURE_LIST},
@@ -570,7 +587,7 @@ def test_polarity_split(entry: Entry, train: Any, batches: list[torch.Tensor]) -
     assert not torch.allclose(train(entry).sae.W_enc, train(entry).initial["W_enc"], atol=1e-2)
     z = sae.encode(x)
     assert (z > 0).any()
-    assert (z < 0).any() == entry.signed
+    assert (z < 0).any() == entry.record.signed == is_signed(sae)
     if entry.splits_into is None:
         with pytest.raises(ConfigError, match=f"{entry.name} with n_steps=3 has no polarity split"):
             split(sae)
@@ -578,7 +595,6 @@ def test_polarity_split(entry: Entry, train: Any, batches: list[torch.Tensor]) -
     twin = split(sae)
     if type(sae) is entry.splits_into:
         assert twin is sae
-        assert not is_signed(sae)
         return
     assert type(twin) is entry.splits_into
     acts = twin.encode(x)
@@ -590,4 +606,17 @@ def test_polarity_split(entry: Entry, train: Any, batches: list[torch.Tensor]) -
     if not entry.both_sides_at_once:
         assert torch.equal(acts > 0, split_latents(z) > 0)
         torch.testing.assert_close(acts, split_latents(z), rtol=1e-5, atol=1e-5)
+    assert not is_signed(twin)
     torch.testing.assert_close(twin(x), sae(x), rtol=1e-5, atol=1e-5)
+
+
+@each
+@torch.no_grad()
+def test_census(entry: Entry, train: Any, batches: list[torch.Tensor]) -> None:
+    """Both sides are counted as they fire, the negative one where the record says there is one."""
+    sae = SAE.load_from_disk(train(entry).folder / "out")
+    counted, z = census(sae, batches), sae.encode(torch.cat(batches))
+    assert torch.equal(counted.positive_count, (z > 0).sum(0))
+    assert torch.equal(counted.negative_count, (z < 0).sum(0))
+    assert counted.negative_count.any() == entry.record.signed
+    assert (counted.bipolar_fraction > 0) == entry.record.signed

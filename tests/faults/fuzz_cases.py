@@ -13,7 +13,7 @@ import yaml
 from sae_lens.saes.sae import TrainingSAEConfig
 from safetensors.torch import load, save_file
 
-from tests.architecture_list import ARCHITECTURE_LIST, Entry
+from tests.architecture_list import Entry
 
 D_IN, D_SAE = 4, 16
 VALUES: tuple[Any, ...] = (
@@ -38,10 +38,9 @@ class ConfigCase(NamedTuple):
         return type(valid)(**arguments | self.drawn)
 
 
-def configs(seed: int, n: int) -> Iterator[ConfigCase]:
-    draw = random.Random(seed)
-    for i in range(n):
-        entry = ARCHITECTURE_LIST[i % len(ARCHITECTURE_LIST)]
+def configs(entry: Entry, seed: int, n: int) -> Iterator[ConfigCase]:
+    draw = random.Random(f"{entry} {seed}")
+    for _ in range(n):
         valid = entry.config(d_in=D_IN, d_sae=D_SAE)
         names = [field.name for field in fields(valid) if field.name not in _NOT_DRAWN]
         drawn = {}

@@ -16,11 +16,12 @@ from sae_lens.saes.sae import TrainStepInput
 from sae_lens_bipolar.cli.train import parse, train
 from sae_lens_bipolar.errors import BipolarError, CheckpointError
 from sae_lens_bipolar.runs.checkpoints import load_sae, seal_checkpoint
+from tests.architecture_list import ARCHITECTURE_LIST, Entry
 from tests.faults.fuzz_cases import ConfigCase, configs, copy_of, damage, yaml_files
 from tests.hub.published_run import D_IN as RUN_D_IN
 from tests.hub.published_run import NAMES, write_run
 
-CONFIGS, YAML_FILES, TRAINED, CHECKPOINTS = 1300, 400, 40, 600
+CONFIGS, YAML_FILES, TRAINED, CHECKPOINTS = 100, 400, 40, 600  # CONFIGS: per architecture
 SECONDS = 60  # a case that takes longer hangs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -68,10 +69,11 @@ def report(outcomes: Counter[str], wrong: list[str]) -> None:
     assert not wrong, f"{len(wrong)} of {sum(outcomes.values())}:\n" + "\n".join(wrong[:40])
 
 
-def test_configurations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", ARCHITECTURE_LIST, ids=str)
+def test_configurations(entry: Entry, tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
-    for case in configs(1, CONFIGS):
+    for case in configs(entry, 1, CONFIGS):
         try:
             with no_hang():
                 use(case, tmp_path / "sae")

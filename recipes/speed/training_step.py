@@ -41,17 +41,18 @@ from typing import Any
 
 import torch
 
-from recipes.speed.contestants import SHAPES, Options, Shape, activations, batch_size, make_step
+from recipes.speed.contestants import (
+    SHAPES,
+    SPARSIFY,
+    Options,
+    Shape,
+    activations,
+    batch_size,
+    comparisons,
+    make_step,
+)
 from recipes.speed.report import draw, line_of_comparison, lines_of_memory
 from sae_lens_bipolar.files.atomic import write_json
-
-# Ours, and what it is held against.
-COMPARISONS = [
-    ("our abstopk", "SAELens abstopk"),
-    ("our sparse_topk", "SAELens topk"),
-    ("our sign_aware_gated", "SAELens gated"),
-    ("our abstopk", "eai-sparsify"),
-]
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -156,11 +157,11 @@ def memory_in_new_process(name: str, shape_name: str, options: Options) -> int:
 
 def run(options: Options) -> dict[str, Any]:
     """Every comparison at every shape."""
-    comparisons = [c for c in COMPARISONS if not options.only or set(c) <= set(options.only)]
+    chosen = [c for c in comparisons() if not options.only or set(c) <= set(options.only)]
     try:
         importlib.metadata.version("eai-sparsify")
     except importlib.metadata.PackageNotFoundError:
-        comparisons = [c for c in comparisons if "eai-sparsify" not in c]
+        chosen = [c for c in chosen if SPARSIFY not in c]
     results: dict[str, Any] = {"options": asdict(options), "environment": environment(options)}
     results["shapes"] = []
     for shape_name in options.shapes:
@@ -168,11 +169,11 @@ def run(options: Options) -> dict[str, Any]:
         row: dict[str, Any] = {"name": shape_name, **asdict(shape)}
         row["batch"] = batch_size(shape, options)
         row["comparisons"] = []
-        for ours, reference in comparisons:
+        for ours, reference in chosen:
             row["comparisons"].append(compare(ours, reference, shape, options))
             print(line_of_comparison(shape_name, row["comparisons"][-1]), flush=True)
         if options.memory:
-            names = dict.fromkeys(name for pair in comparisons for name in pair)
+            names = dict.fromkeys(name for pair in chosen for name in pair)
             row["extra_peak_bytes"] = {
                 name: memory_in_new_process(name, shape_name, options) for name in names
             }
@@ -199,7 +200,7 @@ def environment(options: Options) -> dict[str, Any]:
 
 def parse(argv: list[str] | None) -> tuple[Options, str]:
     """Options from the command line, and the contestant of `--memory-of`."""
-    contestants = list(dict.fromkeys(name for pair in COMPARISONS for name in pair))
+    contestants = list(dict.fromkeys(name for pair in comparisons() for name in pair))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipes.speed import training_step
+from recipes.speed.contestants import comparisons
 from sae_lens_bipolar.files.atomic import read_json
 
 
@@ -15,7 +16,7 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = read_json(tmp_path / "step.json")
     (shape,) = results["shapes"]
     assert (shape["name"], shape["d_sae"], shape["batch"]) == ("tiny", 1024, 128)
-    wanted = [list(pair) for pair in training_step.COMPARISONS]
+    wanted = [list(pair) for pair in comparisons()]
     if "eai-sparsify" not in results["environment"]["versions"]:
         wanted = [pair for pair in wanted if "eai-sparsify" not in pair]
     assert [[c["ours"], c["reference"]] for c in shape["comparisons"]] == wanted

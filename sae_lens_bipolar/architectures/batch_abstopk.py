@@ -23,7 +23,7 @@ from sae_lens.saes.matryoshka_batchtopk_sae import (
     MatryoshkaBatchTopKTrainingSAE,
     MatryoshkaBatchTopKTrainingSAEConfig,
 )
-from sae_lens.saes.sae import SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import SAEConfig
 from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
@@ -31,7 +31,11 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAEConfig
 from sae_lens_bipolar.architectures.citations import ABSTOPK, BATCHTOPK, MATRYOSHKA_SAE
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
-from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
+from sae_lens_bipolar.architectures.training.checks import (
+    RefusesBadActivations,
+    check_fields,
+    require_k,
+)
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 
@@ -86,7 +90,7 @@ class BatchAbsTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig):
 
 # SAELens's classes call each other through super(), so the order of the bases is the mixture:
 # encoder, threshold and files of BatchTopK, auxiliary loss of AbsTopK, the rest of TopK.
-class BatchAbsTopKTrainingSAE(BatchTopKTrainingSAE, AbsTopKTrainingSAE):
+class BatchAbsTopKTrainingSAE(RefusesBadActivations, BatchTopKTrainingSAE, AbsTopKTrainingSAE):
     """BatchTopK by magnitude, signs kept; saved for inference as `bi_jumprelu`.
 
     Trained with squared error plus the AbsTopK auxiliary loss on dead latents.
@@ -97,16 +101,6 @@ class BatchAbsTopKTrainingSAE(BatchTopKTrainingSAE, AbsTopKTrainingSAE):
     @override
     def get_activation_fn(self) -> Callable[[torch.Tensor], torch.Tensor]:
         return BatchAbsTopK(self.cfg.k)
-
-    @override
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """One forward pass with all losses; moves the threshold.
-
-        Raises:
-            ActivationError: if the batch holds NaN or infinite values.
-        """
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        return super().training_forward_pass(step_input)
 
     @override
     @torch.no_grad()

@@ -33,14 +33,13 @@ from sae_lens.saes.sae import (
     TrainCoefficientConfig,
     TrainingSAE,
     TrainStepInput,
-    TrainStepOutput,
 )
 from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import ABSTOPK, JUMPRELU
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture, Sides
-from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite
+from sae_lens_bipolar.architectures.training.checks import RefusesBadActivations, check_fields
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import require_choice, require_number
 
@@ -152,7 +151,9 @@ class BiJumpReLUTrainingSAEConfig(JumpReLUTrainingSAEConfig):
             require_number(self.target_l0, "target_l0", 0, maximum=self.d_sae, exclusive=True)
 
 
-class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConfig]):
+class BiJumpReLUTrainingSAE(
+    RefusesBadActivations, _TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConfig]
+):
     """Training two-sided JumpReLU: squared error plus a sparsity penalty over both sides.
 
         step       lambda (L0+ + L0-)
@@ -189,16 +190,6 @@ class BiJumpReLUTrainingSAE(_TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConf
         u = self.pre_activations(x)
         positive, negative = self._both_sides(JumpReLU, u)
         return self.hook_sae_acts_post(positive - negative), u
-
-    @override
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """One forward pass with all losses.
-
-        Raises:
-            ActivationError: if the batch holds NaN or infinite values.
-        """
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        return super().training_forward_pass(step_input)
 
     @override
     def process_state_dict_for_saving(self, state_dict: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE
 from sae_lens.saes.topk_sae import (
     TopK,
     TopKSAE,
@@ -39,7 +39,11 @@ from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import ABSTOPK, TOPK
 from sae_lens_bipolar.architectures.record import DECODE, Architecture, Sides
-from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
+from sae_lens_bipolar.architectures.training.checks import (
+    RefusesBadActivations,
+    check_fields,
+    require_k,
+)
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 
@@ -174,7 +178,7 @@ class BiTopKTrainingSAEConfig(TopKTrainingSAEConfig):
         require_number(self.aux_loss_coefficient, "aux_loss_coefficient", 0)
 
 
-class BiTopKTrainingSAE(_TwoSidedTopK, TopKTrainingSAE):
+class BiTopKTrainingSAE(RefusesBadActivations, _TwoSidedTopK, TopKTrainingSAE):
     """Training Bi-TopK: squared error plus SAELens's TopK auxiliary loss over both sides.
 
     With `n` dead latents, the `min(d_in / 2, n)` largest of their 2 n pre-activations reconstruct
@@ -199,16 +203,6 @@ class BiTopKTrainingSAE(_TwoSidedTopK, TopKTrainingSAE):
         """Latents `z` and projections `u`, `[batch, d_sae]` each."""
         u = self.pre_activations(x)
         return self.hook_sae_acts_post(fold_sides(self.activation_fn(self.both_sides(u)))), u
-
-    @override
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """One forward pass with all losses.
-
-        Raises:
-            ActivationError: if the batch holds NaN or infinite values.
-        """
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        return super().training_forward_pass(step_input)
 
     @override
     def calculate_topk_aux_loss(

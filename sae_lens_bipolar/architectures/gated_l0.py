@@ -20,7 +20,7 @@ from sae_lens_bipolar.architectures.citations import GATED
 from sae_lens_bipolar.architectures.record import DECODE, Architecture
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.gate import Polarities
-from sae_lens_bipolar.architectures.training.gated_step import GatedStep
+from sae_lens_bipolar.architectures.training.gated_step import GatedOnPairs
 from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE, check_l0_options
 from sae_lens_bipolar.sparse.projection import Projection
 
@@ -60,7 +60,7 @@ class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
         check_l0_options(self)
 
 
-class GatedL0TrainingSAE(GatedStep, GatedTrainingSAE):
+class GatedL0TrainingSAE(GatedOnPairs, GatedTrainingSAE):
     """SAELens's gated training SAE with an L0 target; same loss, `lambda` adapted each step.
 
     In the terms of `BiJumpReLU` it is one-sided: threshold `-b_gate`, gain `exp(r_mag)`, bias

@@ -29,7 +29,6 @@ from sae_lens.saes.sae import (
     SAE,
     SAEConfig,
     TrainCoefficientConfig,
-    TrainingSAE,
     TrainingSAEConfig,
     TrainStepInput,
     TrainStepOutput,
@@ -40,9 +39,10 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.citations import GATED, SAGSAE
 from sae_lens_bipolar.architectures.record import DECODE, Architecture, Config, Sides
 from sae_lens_bipolar.architectures.training.checks import check_fields
-from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
-from sae_lens_bipolar.architectures.training.gated_step import GatedStep
+from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu
+from sae_lens_bipolar.architectures.training.gated_step import DenseGated, GatedOnPairs
 from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE, check_l0_options
+from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
 Symmetry = Literal["full", "gain", "none"]
@@ -205,57 +205,7 @@ class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
             )
 
 
-class _DenseStep(_SignAwareGate, TrainingSAE[Any]):
-    """The equations of the module's docstring on whole `[batch, d_sae]` matrices."""
-
-    def __init__(self, cfg: Any, use_error_term: bool = False):
-        super().__init__(cfg, use_error_term)
-        self.is_two_sided: bool = cfg.two_sided_gate
-        self.aux_weight: float = cfg.aux_coefficient
-
-    @override
-    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents `z` and projections `u`, `[batch, d_sae]` each."""
-        u = self.project(x)
-        z = bi_jump_relu(u, self.polarities(), self.is_two_sided)
-        return self.hook_sae_acts_post(z), u
-
-    @override
-    def calculate_aux_loss(
-        self,
-        step_input: TrainStepInput,
-        feature_acts: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        sae_out: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """The sparsity and the auxiliary term of the module's docstring, as batch means."""
-        pi = gate_code(hidden_pre, self.polarities(), self.is_two_sided)
-        weighted = pi.abs() @ self.l1_decoder().norm(dim=1)
-        losses = {"l1_loss": step_input.coefficients["l1"] * weighted.mean()}
-        if self.aux_weight:
-            W_dec, b_dec = self.aux_decoder()
-            error = self._aux_error(pi @ W_dec + b_dec, step_input.sae_in)
-            losses["auxiliary_reconstruction_loss"] = self.aux_weight * error.mean()
-        return losses
-
-    def _aux_error(self, recons: torch.Tensor, sae_in: torch.Tensor) -> torch.Tensor:
-        """Squared error `[batch]` of the gate path's reconstruction, in the space of `sae_in`."""
-        # decode() has used up the per-token norms of layer_norm and constant_norm_rescale.
-        self.run_time_activation_norm_fn_in(sae_in)
-        return (self.run_time_activation_norm_fn_out(recons) - sae_in).pow(2).sum(dim=-1)
-
-    def l1_decoder(self) -> torch.Tensor:
-        """`W_dec` as the sparsity term weighs with its rows' norms."""
-        return self.W_dec.detach() if self.cfg.detach_l1_decoder else self.W_dec
-
-    def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`W_dec` and `b_dec` as the auxiliary reconstruction uses them."""
-        if self.cfg.detach_aux_decoder:
-            return self.W_dec.detach(), self.b_dec.detach()
-        return self.W_dec, self.b_dec
-
-
-class SignAwareGatedTrainingSAE(GatedStep, _DenseStep):
+class SignAwareGatedTrainingSAE(GatedOnPairs, _SignAwareGate, DenseGated):
     """Training SA-GSAE: the loss of the module's docstring, an L0 controller, threshold resets.
 
     Thresholds are learned as logarithms, so they stay positive and move on their own scale.
@@ -264,6 +214,10 @@ class SignAwareGatedTrainingSAE(GatedStep, _DenseStep):
 
     cfg: SignAwareGatedTrainingSAEConfig
     initial_log_threshold: torch.Tensor
+
+    def __init__(self, cfg: SignAwareGatedTrainingSAEConfig, use_error_term: bool = False):
+        super().__init__(cfg, use_error_term)
+        self.is_two_sided, self.aux_weight = cfg.two_sided_gate, cfg.aux_coefficient
 
     @override
     def initialize_weights(self) -> None:
@@ -277,12 +231,9 @@ class SignAwareGatedTrainingSAE(GatedStep, _DenseStep):
 
     @override
     def _apply(self, *args: Any, **kwargs: Any) -> "SignAwareGatedTrainingSAE":
-        out = super()._apply(*args, **kwargs)
-        # nn.Module.to() casts every float tensor, and the loaders call it with the SAE's dtype.
-        dtype = torch.promote_types(self.log_threshold.dtype, torch.float32)
-        self.log_threshold.data = self.log_threshold.data.to(dtype)
-        self.initial_log_threshold = self.initial_log_threshold.to(dtype)
-        return out
+        with kept_in_float32(self, "log_threshold", "initial_log_threshold", or_wider=True):
+            super()._apply(*args, **kwargs)
+        return self
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -294,6 +245,16 @@ class SignAwareGatedTrainingSAE(GatedStep, _DenseStep):
         if self.cfg.reset_dead_thresholds and step_input.dead_neuron_mask is not None:
             self._reset_thresholds(step_input.dead_neuron_mask)
         return super().training_forward_pass(step_input)
+
+    def l1_decoder(self) -> torch.Tensor:
+        """`W_dec` as the sparsity term weighs with its rows' norms."""
+        return self.W_dec.detach() if self.cfg.detach_l1_decoder else self.W_dec
+
+    def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`W_dec` and `b_dec` as the auxiliary reconstruction uses them."""
+        if self.cfg.detach_aux_decoder:
+            return self.W_dec.detach(), self.b_dec.detach()
+        return self.W_dec, self.b_dec
 
     @override
     def gate_scores(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.citations import TOPK
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
-from sae_lens_bipolar.architectures.training.top_k_step import SparseStep
+from sae_lens_bipolar.architectures.training.top_k_step import TopKOnPairs
 from sae_lens_bipolar.errors import ConfigError
 
 
@@ -41,11 +41,11 @@ class SparseTopKTrainingSAEConfig(TopKTrainingSAEConfig):
             )
 
 
-class SparseTopKTrainingSAE(SparseStep):
+class SparseTopKTrainingSAE(TopKOnPairs):
     """SAELens's `TopKTrainingSAE` at the speed of `abstopk`: the k largest values, after ReLU.
 
-    Same loss, gradients, firing statistics and saved files; see `SparseStep` for the step and for
-    when it is SAELens's own. Source: arXiv 2406.04093.
+    Same loss, gradients, firing statistics and saved files; see `TopKStep` for the step and
+    `TrainsOnPairs` for when it is SAELens's own. Source: arXiv 2406.04093.
     """
 
     cfg: SparseTopKTrainingSAEConfig  # type: ignore[assignment]

@@ -27,14 +27,18 @@ from sae_lens.saes.abstopk_sae import (
     AbsTopKTrainingSAE,
     AbsTopKTrainingSAEConfig,
 )
-from sae_lens.saes.sae import SAE, SAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import SAE, SAEConfig
 from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import ABSTOPK
 from sae_lens_bipolar.architectures.record import DECODE, Architecture, Sides
-from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
+from sae_lens_bipolar.architectures.training.checks import (
+    RefusesBadActivations,
+    check_fields,
+    require_k,
+)
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_number
 
@@ -162,7 +166,7 @@ class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
         require_number(self.aux_loss_coefficient, "aux_loss_coefficient", 0)
 
 
-class UnrolledAbsTopKTrainingSAE(_Unrolled, AbsTopKTrainingSAE):
+class UnrolledAbsTopKTrainingSAE(RefusesBadActivations, _Unrolled, AbsTopKTrainingSAE):
     """Training unrolled AbsTopK: SAELens's `abstopk` losses, gradients through every step.
 
     The auxiliary loss takes the dead latents' entries of the last `v_T`.
@@ -180,16 +184,6 @@ class UnrolledAbsTopKTrainingSAE(_Unrolled, AbsTopKTrainingSAE):
         """Latents `z_T` and the (rescaled) `v_T` they are chosen from, `[batch, d_sae]` each."""
         hidden_pre = self._rescale(self.pre_activations(x))
         return self.hook_sae_acts_post(self.activation_fn(hidden_pre)), hidden_pre
-
-    @override
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """One forward pass with all losses.
-
-        Raises:
-            ActivationError: if the batch holds NaN or infinite values.
-        """
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        return super().training_forward_pass(step_input)
 
     @override
     @torch.no_grad()

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
-_MARK = "_sae_lens_bipolar_fused_adam"
+_asking = WeakTensorKeyDictionary()
 _handle: RemovableHandle | None = None
 
 
 def ask_for(parameter: torch.Tensor) -> None:
     """Let the Adam that trains `parameter`, and all else in its group, be the fused one."""
-    setattr(parameter, _MARK, True)
+    _asking[parameter] = True
 
 
 def enable() -> None:
@@ -47,7 +48,7 @@ def _fuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             group["fused"] is None  # unset, as SAELens leaves it; False is a choice
             and group["foreach"] is None
             and not (group["differentiable"] or group["capturable"])
-            and any(hasattr(p, _MARK) for p in parameters)
+            and any(p in _asking for p in parameters)
             and all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
         ):
             group["fused"] = True

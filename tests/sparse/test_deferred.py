@@ -1,7 +1,9 @@
 """Deferred tensors behave as the dense ones, and stay sparse where the trainer needs no entries."""
 
 import copy
+import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +48,39 @@ OPERATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "einsum": lambda z: torch.einsum("bj,bj->b", z, z),
     "float": lambda z: z.float(),
     "to_dense": lambda z: z.to_dense(),
+    "to": lambda z: z.to(torch.float32),
+    "to itself": lambda z: z.to(torch.float64),
+    "double": lambda z: z.double(),
+    "clone": lambda z: z.clone(),
+    "cpu": lambda z: z.cpu(),
+    "a row": lambda z: z[3],
+    "a mask": lambda z: z[z > 0],
+    "transposition": lambda z: z.T @ z,
+    "read without gradient, then with": lambda z: (torch.no_grad()(torch.abs)(z), z * z)[1],
+    "read in inference mode, then with gradient": lambda z: (
+        torch.inference_mode()(torch.abs)(z),
+        z * z,
+    )[1],
+    "a function of autograd": lambda z: Square.apply(z),
+    "assignment to another tensor": lambda z: torch.zeros(BATCH, D_SAE, dtype=z.dtype).copy_(z),
+    "past torch functions": lambda z: past_torch_functions(z),
 }
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(z)
+        return z * z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        return 2 * ctx.saved_tensors[0] * grads[0]
+
+
+def past_torch_functions(z: torch.Tensor) -> torch.Tensor:
+    with torch._C.DisableTorchFunctionSubclass():
+        return z.pow(3)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -59,6 +93,111 @@ def test_operations_and_their_gradients_are_those_of_the_dense_tensor(name: str)
         torch.autograd.grad((ours * weights).sum(), W_enc)[0],
         torch.autograd.grad((theirs * weights).sum(), W_enc)[0],
     )
+
+
+# Each changes the tensor, itself or through what shares its memory.
+CHANGES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a part set to 0": lambda z: z.__setitem__((slice(None), slice(0, 6)), 0),
+    "mul_": lambda z: z.mul_(3),
+    "zero_": lambda z: z.zero_(),
+    "masked_fill_": lambda z: z.masked_fill_(z > 0, 5.0),
+    "fill_ of a view": lambda z: z[:, :6].fill_(7),
+    "of a view of a view": lambda z: z.T[3:].view(-1, BATCH)[::2].add_(1),
+    "+=": lambda z: z.__iadd__(1),
+    "relu_": torch.relu_,
+    "relu, in place": lambda z: torch.nn.functional.relu(z, inplace=True),
+    "clamp_": lambda z: z.clamp_(0, 1),
+    "copy_": lambda z: z.copy_(torch.ones(BATCH, D_SAE, dtype=z.dtype)),
+    "index_put_": lambda z: z.index_put_((torch.tensor([0]),), torch.tensor(9.0, dtype=z.dtype)),
+    "of its detached self": lambda z: z.detach().zero_(),
+    "of its data": lambda z: z.data.mul_(2),
+    "of itself in its own dtype": lambda z: z.to(z.dtype).mul_(2),
+    "of itself on its own device": lambda z: z.cpu().mul_(2),
+    "of its array": lambda z: z.detach().numpy().fill(4),
+    "out": lambda z: torch.mul(torch.ones_like(z), 2, out=z.detach()),
+    "t_": lambda z: z.t_(),
+    "another tensor as its data": lambda z: setattr(z, "data", torch.ones(3, 5, dtype=z.dtype)),
+    "init": lambda z: torch.nn.init.zeros_(z),
+}
+
+
+SHAPE_CHANGES = ("t_", "another tensor as its data")
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_written_is_there(name: str, read_before: bool) -> None:
+    latents, dense, W_enc = make()
+    dense = dense.clone()
+    if read_before:
+        latents.abs()
+    for z in (latents, dense):
+        CHANGES[name](z)
+    assert not latents.is_untouched
+    assert latents.shape == dense.shape
+    assert torch.equal(latents + 0, dense)
+    assert torch.equal(latents.bool().float().sum(0), dense.bool().float().sum(0))
+    assert torch.equal(latents.sum(-1), dense.sum(-1))
+    weights = torch.randn(dense.shape, dtype=dense.dtype)
+    if name in SHAPE_CHANGES:  # which autograd refuses, as for any tensor
+        return
+    for f in (lambda z: (z * z * weights).sum(), lambda z: (Square.apply(z) * weights).sum()):
+        ours, theirs = (
+            torch.autograd.grad(f(z), W_enc, retain_graph=True, allow_unused=True)[0]
+            for z in (latents, dense)
+        )
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            assert_close(ours, theirs)
+
+
+def test_a_copy_is_its_own() -> None:
+    latents, dense, _ = make()
+    buffer = io.BytesIO()
+    torch.save(latents.detach(), buffer)
+    buffer.seek(0)
+    copies = {
+        "clone": latents.clone(),
+        "deepcopy": copy.deepcopy(latents.detach()),
+        "saved": torch.load(buffer),
+        "other dtype": latents.float().double(),
+        "counted": latents.bool(),
+    }
+    latents.zero_()
+    for name, copied in copies.items():
+        assert type(copied) is torch.Tensor, name
+        assert_close(copied, dense.bool() if name == "counted" else dense, check_dtype=False)
+    with pytest.raises(RuntimeError, match="deepcopy"):  # as of any tensor of a graph
+        copy.deepcopy(latents)
+
+
+WITH_RESPECT_TO_IT: dict[str, Callable[[torch.Tensor], Any]] = {
+    "retain_grad": lambda z: z.retain_grad(),
+    "register_hook": lambda z: z.register_hook(print),
+    "register_post_accumulate_grad_hook": lambda z: z.register_post_accumulate_grad_hook(print),
+    "grad": lambda z: torch.autograd.grad(z.pow(2).sum(), z),
+    "grad of several": lambda z: torch.autograd.grad(z.pow(2).sum(), [z]),
+    "grad by name": lambda z: torch.autograd.grad(outputs=z.pow(2).sum(), inputs=z),
+    "backward": lambda z: z.pow(2).sum().backward(inputs=z),
+    "backward of several": lambda z: torch.autograd.backward(z.pow(2).sum(), inputs=[z]),
+}
+
+
+@pytest.mark.parametrize("name", WITH_RESPECT_TO_IT)
+def test_a_gradient_with_respect_to_it_is_refused(name: str) -> None:
+    """The step has decoded its pairs past it, so it could only be part of the gradient."""
+    latents, _, _ = make()
+    with pytest.raises(RuntimeError, match=r"not known.*sparse\.mode\('dense'\)"):
+        WITH_RESPECT_TO_IT[name](latents)
+
+
+def test_code_past_torch_functions_may_not_write_to_it() -> None:
+    latents, _, _ = make()
+    with (
+        torch._C.DisableTorchFunctionSubclass(),
+        pytest.raises(RuntimeError, match=r"mul_.*z\.to_dense\(\)"),
+    ):
+        latents.mul_(2)
 
 
 def test_it_says_of_itself_what_the_dense_tensor_says() -> None:

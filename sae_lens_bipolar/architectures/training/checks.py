@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from sae_lens.constants import DTYPE_MAP
+from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
+from typing_extensions import override
 
 from sae_lens_bipolar.errors import (
     ActivationError,
@@ -112,3 +114,17 @@ def require_finite(sae_in: torch.Tensor, hook_name: str | None, step: int) -> No
         f"in {rows} of {activations} activations. "
         "Load the model in float32 or bfloat16, or leave out the tokens that cause them."
     )
+
+
+class RefusesBadActivations(TrainingSAE[Any]):
+    """Mixin for a training SAE; stands first among the bases, so that the check comes first."""
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """One forward pass with all losses.
+
+        Raises:
+            ActivationError: if the batch holds NaN or infinite values.
+        """
+        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
+        return super().training_forward_pass(step_input)

@@ -1,4 +1,9 @@
-"""The training step of gated SAEs on their active latents only, once those are few.
+"""The training step of gated SAEs: on whole matrices, and on open gates only once those are few.
+
+With `u` and the polarities of each latent (see `gate`):
+
+    z = BiJumpReLU(u)       xhat = z W_dec + b_dec
+    L = |x - xhat|^2 + lambda sum_i |pi_i| |W_dec_i| + c |x - (pi W_dec + b_dec)|^2
 
 `z` and `pi` have the same support, so one search of `u` serves both reconstructions and the
 sparsity term. Early in training, while many gates are open, the step is the dense one; which of the
@@ -9,41 +14,79 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sae_lens.saes.sae import TrainStepInput
+from sae_lens.saes.sae import TrainingSAE, TrainStepInput
 from typing_extensions import override
 
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.architectures.training.l0_control import MeetsL0Target
-from sae_lens_bipolar.architectures.training.on_pairs import StepOnPairs, input_projection
+from sae_lens_bipolar.architectures.training.on_pairs import (
+    StepOnPairs,
+    TrainsOnPairs,
+    input_projection,
+)
 from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, SparseLatents
 from sae_lens_bipolar.sparse.pairs import Support
 from sae_lens_bipolar.sparse.projection import Projection
 
 
-class _Gates(DeferredPreactivations):
-    """The step's pre-activations, deferred, with `u` at the open gates."""
+class Gated(TrainingSAE[Any]):
+    """What a gated training SAE says of itself to the step, dense or on open gates."""
 
-    support: Support
-    u: torch.Tensor
-
-
-class GatedStep(StepOnPairs, MeetsL0Target):
-    """Mixin: `encode`, `decode` and the gate terms of a gated training SAE on open gates only.
-
-        z = BiJumpReLU(u)      xhat = z W_dec + b_dec
-        lambda sum_i |pi_i| |W_dec_i| + c |x - (pi W_dec + b_dec)|^2
-
-    Dense equivalent: the methods of the class it is mixed into. A step is that one too while the
-    running mean L0 is high, or where activations are normalised token by token; see `StepOnPairs`.
-    """
-
-    # What the class below in the MRO says of itself.
     is_two_sided: bool
-    aux_weight: float
+    aux_weight: float  # c
+    # Of all latents, `[d_sae]` each, or gathered at the indices `latents`.
     polarities: Callable[..., Polarities]
+    # `W_dec` as the sparsity term weighs with its rows' norms.
     l1_decoder: Callable[[], torch.Tensor]
+    # `W_dec` and `b_dec` as the auxiliary reconstruction uses them.
     aux_decoder: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+    def aux_error(self, sums: torch.Tensor, sae_in: torch.Tensor) -> torch.Tensor:
+        """`|x - (pi W_dec + b_dec)|^2`, `[...]`, of `sums = pi W_dec + b_dec`, `[..., d_in]`."""
+        # decode() has used up the per-token norms of layer_norm and constant_norm_rescale.
+        self.run_time_activation_norm_fn_in(sae_in)
+        recons = self.run_time_activation_norm_fn_out(sums)
+        return (recons - sae_in).pow(2).sum(dim=-1)
+
+
+class DenseGated(Gated):
+    """The step on whole `[batch, d_sae]` matrices, for SAEs that do not have one of SAELens's."""
+
+    project: Callable[[torch.Tensor], torch.Tensor]  # `u`, `[..., d_sae]`, from `[..., d_in]`
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents `z` and projections `u`, `[batch, d_sae]` each."""
+        u = self.project(x)
+        z = bi_jump_relu(u, self.polarities(), self.is_two_sided)
+        return self.hook_sae_acts_post(z), u
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The sparsity and the auxiliary term of the module's docstring, as batch means."""
+        pi = gate_code(hidden_pre, self.polarities(), self.is_two_sided)
+        weighted = pi.abs() @ self.l1_decoder().norm(dim=1)
+        losses = {"l1_loss": step_input.coefficients["l1"] * weighted.mean()}
+        if self.aux_weight:
+            W_dec, b_dec = self.aux_decoder()
+            error = self.aux_error(pi @ W_dec + b_dec, step_input.sae_in)
+            losses["auxiliary_reconstruction_loss"] = self.aux_weight * error.mean()
+        return losses
+
+
+class GatedOnPairs(TrainsOnPairs, MeetsL0Target, Gated):
+    """Mixin for a gated training SAE: the same step, loss and gradients, on open gates only.
+
+    A step is the dense one while the running mean L0 is high, or where activations are normalised
+    token by token; see `TrainsOnPairs` for the other reasons.
+    """
 
     def preactivations(self, projection: Projection) -> tuple[Projection, torch.Tensor | None]:
         """The projection, and its scale `[d_sae]` if any, that the dense step calls hidden_pre."""
@@ -58,40 +101,44 @@ class GatedStep(StepOnPairs, MeetsL0Target):
         return self.l0_controller.mean_l0.item() / self.cfg.d_sae
 
     @override
-    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._step_input is None:
-            dense: Any = super()
-            return dense.encode_with_hidden_pre(x)
-        projection = input_projection(self, x)
-        p = self.polarities()
-        lower = p.threshold_negative if self.is_two_sided else None
-        support, u = sparse.encode_threshold(projection, p.threshold_positive, lower)
-        gates: Any = _Gates(*self.preactivations(projection))
-        gates.support, gates.u = support, u
-        z = bi_jump_relu(u, self.polarities(support.latents), self.is_two_sided)
-        return SparseLatents(z, support), gates
+    def new_step(self, step_input: TrainStepInput) -> "GatedStep":
+        return GatedStep(self, step_input)
+
+
+class GatedStep(StepOnPairs[GatedOnPairs]):
+    """One step on the open gates. Dense equivalent: `DenseGated`."""
+
+    support: Support
+    u: torch.Tensor  # at the open gates, `[n_pairs]`
+    polarities: Polarities  # at the open gates, `[n_pairs]` each
 
     @override
-    def calculate_aux_loss(
-        self,
-        step_input: TrainStepInput,
-        feature_acts: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        sae_out: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        if not isinstance(hidden_pre, _Gates):
-            dense: Any = super()
-            return dense.calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
-        support, u = hidden_pre.support, hidden_pre.u
-        pi = gate_code(u, self.polarities(support.latents), self.is_two_sided)
-        norms = sparse.row_norms(self.l1_decoder())
+    def encode(self, x: torch.Tensor) -> None:
+        sae = self.sae
+        projection, p = input_projection(sae, x), sae.polarities()
+        lower = p.threshold_negative if sae.is_two_sided else None
+        self.support, self.u = sparse.encode_threshold(projection, p.threshold_positive, lower)
+        self.polarities = sae.polarities(self.support.latents)
+        z = bi_jump_relu(self.u, self.polarities, sae.is_two_sided)
+        self.latents = SparseLatents(z, self.support)
+        self.hidden_pre = DeferredPreactivations(*sae.preactivations(projection))
+
+    @override
+    def decode(self) -> torch.Tensor:
+        return sparse.decode(self.support, self.latents.values_of_pairs, self.sae.W_dec)
+
+    @override
+    def losses(self, step_input: TrainStepInput, sae_out: torch.Tensor) -> dict[str, torch.Tensor]:
+        sae, support = self.sae, self.support
+        pi = gate_code(self.u, self.polarities, sae.is_two_sided)
+        norms = sparse.row_norms(sae.l1_decoder())
         weighted = pi.abs() * norms.index_select(0, support.latents)
         coefficient = step_input.coefficients["l1"] / len(step_input.sae_in)
-        losses: dict[str, Any] = {"l1_loss": coefficient * weighted.sum()}
-        if self.aux_weight:
-            W_dec, b_dec = self.aux_decoder()
+        losses = {"l1_loss": coefficient * weighted.sum()}
+        if sae.aux_weight:
+            W_dec, b_dec = sae.aux_decoder()
             error = sparse.decode(support, pi, W_dec) + b_dec - step_input.sae_in
             losses["auxiliary_reconstruction_loss"] = (
-                self.aux_weight * error.pow(2).sum(dim=-1).mean()
+                sae.aux_weight * error.pow(2).sum(dim=-1).mean()
             )
         return losses

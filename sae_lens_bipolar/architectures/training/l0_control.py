@@ -12,7 +12,7 @@ from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.training.checks import require_finite
+from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
 # Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
@@ -133,10 +133,10 @@ class L0Controller(nn.Module):
 
     @override
     def _apply(self, *args: Any, **kwargs: Any) -> "L0Controller":
-        out = super()._apply(*args, **kwargs)
         # In bfloat16 a factor of 1.001 is 1, and the controller would stand still.
-        self.multiplier, self.mean_l0 = self.multiplier.float(), self.mean_l0.float()
-        return out
+        with kept_in_float32(self, "multiplier", "mean_l0"):
+            super()._apply(*args, **kwargs)
+        return self
 
 
 class MeetsL0Target(TrainingSAE[Any]):
@@ -163,7 +163,6 @@ class MeetsL0Target(TrainingSAE[Any]):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
         if not self.l0_controller.has_seen_data:
             self._start_from(step_input.sae_in)
         l1_coefficient = step_input.coefficients["l1"] * self.l0_controller.factor()

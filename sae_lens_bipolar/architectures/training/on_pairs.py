@@ -1,11 +1,12 @@
-"""A training step on active (sample, latent) pairs: what top-k and gated SAEs share of it.
+"""How a training step on active (sample, latent) pairs takes its place in SAELens's.
 
-SAELens's `training_forward_pass` calls `encode_with_hidden_pre`, `decode` and
-`calculate_aux_loss`. Only these are replaced, and only within a step that qualifies; everywhere
-else the SAE is the dense one.
+SAELens's `training_forward_pass` calls `encode_with_hidden_pre`, `decode` and `calculate_aux_loss`
+of the SAE and adds up the losses. `TrainsOnPairs` lets one object, made for one step, answer these
+three calls; `top_k_step` and `gated_step` each hold one family's such object.
 """
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
 
 import torch
 from sae_lens.saes.sae import SAE, TrainingSAE, TrainStepInput, TrainStepOutput
@@ -13,41 +14,94 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar import sparse
+from sae_lens_bipolar.architectures.training.checks import RefusesBadActivations
 from sae_lens_bipolar.sparse import fused_adam
-from sae_lens_bipolar.sparse.deferred import SparseLatents
+from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, DeferredTensor, SparseLatents
 from sae_lens_bipolar.sparse.projection import Projection
 
+SomeSAE = TypeVar("SomeSAE", bound=TrainingSAE[Any])
 
-class StepOnPairs(TrainingSAE[Any]):
-    """Mixin that runs the class below it on pairs where that is faster and nothing forbids it.
 
-    A step stays dense where hooks sit on pre- or post-activations, the input is not
-    `[batch, d_in]`, the density is one at which dense products are faster, or under
+class StepOnPairs(ABC, Generic[SomeSAE]):
+    """One training step on active pairs: `encode`, then `decode`, then `losses`.
+
+    Args:
+        sae: the SAE in training.
+        step_input: the batch, `[batch, d_in]`, and the mask of dead latents.
+    """
+
+    latents: SparseLatents  # `[batch, d_sae]`; from `encode` on
+    hidden_pre: DeferredPreactivations  # `[batch, d_sae]`; from `encode` on
+
+    def __init__(self, sae: SomeSAE, step_input: TrainStepInput):
+        self.sae = sae
+        self.step_input = step_input
+        self.has_encoded = False
+
+    def begin(self, x: torch.Tensor) -> tuple[SparseLatents, DeferredPreactivations]:
+        """Encode `x`, once in a step; `latents` and `hidden_pre`, which stand for its results."""
+        self.encode(x)
+        self.has_encoded = True
+        return self.latents, self.hidden_pre
+
+    @abstractmethod
+    def encode(self, x: torch.Tensor) -> None:
+        """Find the active pairs of `x` and set `latents` and `hidden_pre`."""
+
+    @abstractmethod
+    def decode(self) -> torch.Tensor:
+        """`z W_dec`, `[batch, d_in]`, of the pairs."""
+
+    @abstractmethod
+    def losses(
+        self, step_input: TrainStepInput, sae_out: torch.Tensor
+    ) -> dict[str, torch.Tensor] | None:
+        """The losses beside the squared error; None where those of the dense step are to be had.
+
+        Args:
+            step_input: with the coefficients of the losses.
+            sae_out: the reconstruction, shaped like `step_input.sae_in`.
+        """
+
+    def made(self, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` is one that the step has made, and is as the step has made it."""
+        mine = self.has_encoded and (tensor is self.latents or tensor is self.hidden_pre)
+        return mine and isinstance(tensor, DeferredTensor) and tensor.is_untouched
+
+
+class TrainsOnPairs(RefusesBadActivations):
+    """Mixin for a training SAE whose steps run on pairs where that is faster and nothing forbids.
+
+    A step is the dense one of the class below where hooks sit on pre- or post-activations, the
+    input is not `[batch, d_in]`, the density is one at which dense products are faster, or under
     `sparse.mode("dense")`.
     """
 
-    # The input of the step that runs on pairs, while it runs.
-    _step_input: TrainStepInput | None = None
+    _step: StepOnPairs[Any] | None = None  # while one runs
 
     def step_density(self) -> float | None:
         """Share of the latents a step keeps active, or None where the step must be dense."""
+        raise NotImplementedError
+
+    def new_step(self, step_input: TrainStepInput) -> StepOnPairs[Any]:
+        """The object that answers for one step."""
         raise NotImplementedError
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         if not self._qualifies(step_input.sae_in):
             return super().training_forward_pass(step_input)
-        return self._step_on_pairs(step_input)
+        return self._on_pairs(step_input)
 
     # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
     @torch.compiler.disable()
-    def _step_on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
+    def _on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
         fused_adam.ask_for(self.W_dec)
-        self._step_input = step_input
+        self._step = self.new_step(step_input)
         try:
             return super().training_forward_pass(step_input)
         finally:
-            self._step_input = None
+            self._step = None
 
     def _qualifies(self, sae_in: torch.Tensor) -> bool:
         density = self.step_density()
@@ -59,19 +113,45 @@ class StepOnPairs(TrainingSAE[Any]):
             and not has_hooks(self.hook_sae_acts_post)
         )
 
+    # Each of these is the method of the class below (abstract in `TrainingSAE`, so that pyright
+    # needs to be told) unless the step that runs has an answer. It has none for tensors that a
+    # subclass has put in the place of its own, or that someone has written to.
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and pre-activations, `[batch, d_sae]` each."""
+        step = self._step
+        if step is None or step.has_encoded:
+            return super().encode_with_hidden_pre(x)  # pyright: ignore[reportAbstractUsage]
+        return step.begin(x)
+
     @override
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        """`z W_dec + b_dec`, `[batch, d_in]`; from their pairs for the latents of such a step."""
-        if not isinstance(feature_acts, SparseLatents):
+        """The reconstruction, shaped like the SAE's input, of latents `[..., d_sae]`."""
+        step = self._step
+        if step is None or not step.made(feature_acts):
             return super().decode(feature_acts)
-        return self._output(
-            sparse.decode(feature_acts.support, feature_acts.coefficients, self.W_dec)
-        )
-
-    def _output(self, sums: torch.Tensor) -> torch.Tensor:
-        """The SAE's output for `z W_dec`, `[batch, d_in]`."""
-        recons = self.hook_sae_recons(sums + self.b_dec)
+        recons = self.hook_sae_recons(step.decode() + self.b_dec)
         return self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The losses beside the squared error, by name."""
+        step, losses = self._step, None
+        if step is not None and step.made(feature_acts) and step.made(hidden_pre):
+            losses = step.losses(step_input, sae_out)
+        if losses is None:
+            losses = super().calculate_aux_loss(  # pyright: ignore[reportAbstractUsage]
+                step_input, feature_acts, hidden_pre, sae_out
+            )
+        assert isinstance(losses, dict)  # by name, as those of both families are
+        return losses
 
 
 def input_projection(sae: SAE[Any], x: torch.Tensor) -> Projection:

@@ -1,4 +1,4 @@
-"""Parameters that stay in float32 whatever the dtype of the SAE."""
+"""Parameters and buffers that stay in float32 whatever the dtype of the SAE."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +8,28 @@ from torch import nn
 
 
 @contextmanager
-def kept_in_float32(module: nn.Module, *names: str) -> Iterator[None]:
-    """Give the named parameters of `module` back the float32 values they had before the block.
+def kept_in_float32(module: nn.Module, *names: str, or_wider: bool = False) -> Iterator[None]:
+    """Give the named tensors of `module` back the float32 values they had before the block.
 
-    To wrap `super()._apply(...)`: `module.to(dtype)` casts every float parameter, and SAELens's
+    To wrap `super()._apply(...)`: `module.to(dtype)` casts every float tensor, and SAELens's
     loaders call it with the SAE's dtype, but in bfloat16 Adam's steps on a threshold or a log step
     size round away (`sae_lens/saes/jumprelu_sae.py` casts its threshold back for that reason).
-    A name that is not a parameter of `module` is passed over.
+
+    Args:
+        module: whose tensors they are.
+        names: of parameters or buffers; one that `module` does not have is passed over.
+        or_wider: leave a tensor that is in float64 after the block as it is.
     """
-    before = {
-        name: parameter.data
-        for name in names
-        if (parameter := module._parameters.get(name)) is not None
-    }
+    before = {name: tensor.data for name in names if (tensor := _own(module, name)) is not None}
     yield
     for name, value in before.items():
-        parameter = module.get_parameter(name)
-        if parameter.dtype != torch.float32:
-            parameter.data = value.to(parameter.device, torch.float32)
+        tensor = _own(module, name)
+        if tensor is None or tensor.dtype == torch.float32:
+            continue
+        if not (or_wider and tensor.dtype == torch.float64):
+            tensor.data = value.to(tensor.device, torch.float32)
+
+
+def _own(module: nn.Module, name: str) -> torch.Tensor | None:
+    parameter = module._parameters.get(name)
+    return module._buffers.get(name) if parameter is None else parameter

@@ -1,31 +1,36 @@
-"""The training step that top-k architectures share: SAELens's own, on sparse latents."""
+"""The training step that top-k architectures share: SAELens's own, on active pairs only.
 
-from typing import Any, cast
+With n the decoder's row norms, or 1 without `rescale_acts_by_decoder_norm`:
+
+    u = (x - b_dec) W_enc + b_enc      z_i = n_i u_i for the k largest |n u| (or n u), else 0
+    xhat = z (W_dec / n) + b_dec = sum over the k of u_i W_dec_i + b_dec
+
+n cancels from the reconstruction, and so from its gradient: it decides only what is kept.
+"""
+
+from typing import Any
 
 import torch
-from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput
 from sae_lens.saes.topk_sae import TopKTrainingSAE
 from typing_extensions import override
 
 from sae_lens_bipolar import sparse
-from sae_lens_bipolar.architectures.training.checks import check_fields, require_finite, require_k
-from sae_lens_bipolar.architectures.training.on_pairs import StepOnPairs, input_projection
+from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
+from sae_lens_bipolar.architectures.training.on_pairs import (
+    StepOnPairs,
+    TrainsOnPairs,
+    input_projection,
+)
 from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, SparseLatents
 from sae_lens_bipolar.sparse.pairs import Support
 from sae_lens_bipolar.sparse.selection import Ranking, top_k
 
 
-class SparseStep(StepOnPairs, TopKTrainingSAE):
+class TopKOnPairs(TrainsOnPairs, TopKTrainingSAE):
     """Mixin for a `TopKTrainingSAE`: the same step, loss and gradients, on active pairs only.
 
-    With n the decoder's row norms, or 1 without `rescale_acts_by_decoder_norm`:
-
-        u = (x - b_dec) W_enc + b_enc      z_i = n_i u_i for the k largest |n u|, else 0
-        xhat = z (W_dec / n) + b_dec = sum over the k of u_i W_dec_i + b_dec
-
-    n cancels from the reconstruction, and so from its gradient: it decides only what is kept.
-
-    See `StepOnPairs` for when a step is SAELens's dense one.
+    See `TrainsOnPairs` for when a step is SAELens's dense one.
 
     Raises:
         ConfigError: unless `1 <= k <= d_sae` and every field has its type.
@@ -41,121 +46,98 @@ class SparseStep(StepOnPairs, TopKTrainingSAE):
         super().__init__(cfg, use_error_term)
 
     @override
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        return super().training_forward_pass(step_input)
-
-    @override
     def step_density(self) -> float:
         return self.cfg.k / self.cfg.d_sae
 
     @override
-    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """SAELens's, or inside a qualifying step the same two tensors, deferred."""
-        if self._step_input is None:
-            return super().encode_with_hidden_pre(x)
-        projection = input_projection(self, x)
-        norm = self.W_dec.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else None
-        preactivations = DeferredPreactivations(projection, norm)
-        k, dead = self.cfg.k, self._dead_latents(self._step_input)
-        k_dead = min(self._k_aux(self._step_input), len(dead))
-        if not k_dead or not self._sparse_among_dead(k_dead / len(dead)):
-            support, u = sparse.encode_top_k(projection, k, self.ranking, norm)
-            return self._latents(support, u, norm), preactivations
-        both, u = sparse.encode_top_k_twice(projection, k, dead, k_dead, self.ranking, norm)
-        n_samples, n_pairs = x.shape[0], x.shape[0] * k
-        support = Support(both.latents[:n_pairs], both.offsets[: n_samples + 1], both.d_sae)
-        latents = self._latents(support, u[:n_pairs], norm)
-        latents.with_dead = both, u
-        return latents, preactivations
+    def new_step(self, step_input: TrainStepInput) -> "TopKStep":
+        return TopKStep(self, step_input)
 
-    def _latents(
-        self, support: Support, u: torch.Tensor, norm: torch.Tensor | None
-    ) -> "_TopLatents":
-        if not self.keeps_negative:
-            u = u.relu()
-        latents = u if norm is None else u * norm.index_select(0, support.latents)
-        return cast(_TopLatents, _TopLatents(latents, support, u))
+
+class TopKStep(StepOnPairs[TopKOnPairs]):
+    """One step: the k latents of each sample and, where few of the dead ones are used, those too.
+
+    Where `k_dead` of the dead latents are sparse among them, the pairs of the AuxK loss are found
+    and decoded together with the others: samples `[batch:]` of `support` are theirs.
+    """
+
+    support: Support  # of the k latents per sample, then of the dead ones per sample
+    u: torch.Tensor  # at those pairs, as decoding weighs `W_dec` with it
+    recons_of_dead: torch.Tensor | None = None  # `xhat_aux`, `[batch, d_in]`
+
+    def __init__(self, sae: TopKOnPairs, step_input: TrainStepInput):
+        super().__init__(sae, step_input)
+        self.dead = _dead_latents(sae, step_input)
+        self.k_aux = step_input.sae_in.shape[-1] // 2
+        self.k_dead = min(self.k_aux, len(self.dead))
+        # The dead latents' own product is spared, so it pays up to a larger density.
+        self.finds_dead_too = self.k_dead > 0 and sparse.prefer_sparse(
+            self.k_dead / len(self.dead) / 1.5, sae.W_dec.device, sae.W_dec.dtype
+        )
 
     @override
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        if not isinstance(feature_acts, _TopLatents) or feature_acts.with_dead is None:
-            return super().decode(feature_acts)
-        support, u = feature_acts.with_dead
-        if not self.keeps_negative:
-            alive = feature_acts.coefficients
-            u = torch.cat([alive, u[len(alive) :]])
-        sums = sparse.decode(support, u, self.W_dec)
-        recons, feature_acts.dead_recons = sums.chunk(2)
-        return self._output(recons)
+    def encode(self, x: torch.Tensor) -> None:
+        sae, k = self.sae, self.sae.cfg.k
+        self.projection = input_projection(sae, x)
+        self.norm = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
+        search = self.projection, k
+        if self.finds_dead_too:
+            self.support, self.u = sparse.encode_top_k_twice(
+                *search, self.dead, self.k_dead, sae.ranking, self.norm
+            )
+        else:
+            self.support, self.u = sparse.encode_top_k(*search, sae.ranking, self.norm)
+        n_pairs = x.shape[0] * k
+        if not sae.keeps_negative:  # but of the dead latents, as SAELens has it
+            self.u = torch.cat([self.u[:n_pairs].relu(), self.u[n_pairs:]])
+        support, u = self.support, self.u[:n_pairs]
+        if self.finds_dead_too:
+            offsets = support.offsets[: x.shape[0] + 1]
+            support = Support(support.latents[:n_pairs], offsets, support.d_sae)
+        z = u if self.norm is None else u * self.norm.index_select(0, support.latents)
+        self.latents = SparseLatents(z, support)
+        self.hidden_pre = DeferredPreactivations(self.projection, self.norm)
 
     @override
-    def calculate_aux_loss(
-        self,
-        step_input: TrainStepInput,
-        feature_acts: torch.Tensor,
-        hidden_pre: torch.Tensor,
-        sae_out: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+    def decode(self) -> torch.Tensor:
+        sums = sparse.decode(self.support, self.u, self.sae.W_dec)
+        if self.finds_dead_too:
+            sums, self.recons_of_dead = sums.chunk(2)
+        return sums
+
+    @override
+    def losses(
+        self, step_input: TrainStepInput, sae_out: torch.Tensor
+    ) -> dict[str, torch.Tensor] | None:
         """SAELens's AuxK loss, computed from the dead latents alone.
 
         `aux_loss_coefficient * scale * mean_b |residual - xhat_aux|^2`, with `xhat_aux` from the
         k_aux = d_in / 2 dead latents ranked first (arXiv 2406.04093, appendix A.2 and B.1).
         """
-        dead = self._dead_latents(step_input)
-        if (
-            not isinstance(feature_acts, _TopLatents)
-            or not isinstance(hidden_pre, DeferredPreactivations)
-            or not len(dead)
-        ):
-            return super().calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
+        if not len(self.dead):
+            return None  # SAELens's own says 0, or why there can be none
+        sae = self.sae
+        recons = self._decode_dead() if self.recons_of_dead is None else self.recons_of_dead
         residual = (step_input.sae_in - sae_out).detach()
-        k_aux = self._k_aux(step_input)
-        recons = feature_acts.dead_recons
-        if recons is None:
-            recons = self._decode_dead_densely(hidden_pre, dead, min(k_aux, len(dead)))
-        scale = min(len(dead) / k_aux, 1.0)
-        loss = (self.reshape_fn_out(recons, self.d_head) - residual).pow(2).sum(dim=-1).mean()
-        return {"auxiliary_reconstruction_loss": self.cfg.aux_loss_coefficient * scale * loss}
+        loss = (sae.reshape_fn_out(recons, sae.d_head) - residual).pow(2).sum(dim=-1).mean()
+        scale = min(len(self.dead) / self.k_aux, 1.0)
+        return {"auxiliary_reconstruction_loss": sae.cfg.aux_loss_coefficient * scale * loss}
 
-    def _dead_latents(self, step_input: TrainStepInput) -> torch.Tensor:
-        """Indices of the dead latents, none where there is no AuxK loss or SAELens refuses it."""
-        dead = step_input.dead_neuron_mask
-        if dead is None or self.cfg.normalize_activations in (
-            "constant_norm_rescale",
-            "layer_norm",
-        ):
-            return torch.empty(0, dtype=torch.int64)
-        return dead.nonzero().squeeze(1)
-
-    def _sparse_among_dead(self, density: float) -> bool:
-        # The dead latents' own product is spared, so it pays up to a larger density.
-        return sparse.prefer_sparse(density / 1.5, self.W_dec.device, self.W_dec.dtype)
-
-    def _k_aux(self, step_input: TrainStepInput) -> int:
-        return step_input.sae_in.shape[-1] // 2
-
-    def _decode_dead_densely(
-        self, hidden_pre: DeferredPreactivations, dead: torch.Tensor, k: int
-    ) -> torch.Tensor:
-        """`[batch, d_in]` from the k dead latents of each sample that rank first, signed."""
-        u = hidden_pre.projection.columns(dead).dense()
-        if k < len(dead):
-            norm = hidden_pre.scale
-            ranked = u.detach() if norm is None else u.detach() * norm.detach()[dead]
+    def _decode_dead(self) -> torch.Tensor:
+        """`xhat_aux`, `[batch, d_in]`, where that is faster by dense products."""
+        u = self.projection.columns(self.dead).dense()
+        if self.k_dead < len(self.dead):
+            ranked = u.detach()
+            if self.norm is not None:
+                ranked = ranked * self.norm.detach()[self.dead]
             kept = torch.zeros_like(u, dtype=torch.bool)
-            u = u * kept.scatter_(1, top_k(ranked, k, self.ranking)[1], True)
-        return u @ self.W_dec.index_select(0, dead)
+            u = u * kept.scatter_(1, top_k(ranked, self.k_dead, self.sae.ranking)[1], True)
+        return u @ self.sae.W_dec.index_select(0, self.dead)
 
 
-class _TopLatents(SparseLatents):
-    """Latents of a step and, where dead ones are few a sample, what the AuxK loss needs of those.
-
-    Args:
-        with_dead: the support and `u` of the latents, then of the dead ones; see
-            `sparse.encode_top_k_twice`. `decode` turns both into reconstructions at once.
-        dead_recons: `xhat_aux`, `[batch, d_in]`, from `decode`.
-    """
-
-    with_dead: tuple[Support, torch.Tensor] | None = None
-    dead_recons: torch.Tensor | None = None
+def _dead_latents(sae: TopKOnPairs, step_input: TrainStepInput) -> torch.Tensor:
+    """Indices of the dead latents, none where SAELens has or allows no AuxK loss."""
+    dead = step_input.dead_neuron_mask
+    if dead is None or sae.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm"):
+        return torch.empty(0, dtype=torch.int64)
+    return dead.nonzero().squeeze(1)

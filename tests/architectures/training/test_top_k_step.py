@@ -106,6 +106,12 @@ def run(
     return output
 
 
+def forward(sae: Any, x: torch.Tensor) -> TrainStepOutput:
+    """One forward pass, on pairs where the SAE has such a step."""
+    with sparse.mode("sparse"):
+        return sae.training_forward_pass(TrainStepInput(x, {}, None, 0, is_logging_step=False))
+
+
 def assert_same_step(
     ours: Any,
     stock: Any,
@@ -305,11 +311,90 @@ def test_what_is_left_to_sae_lens(pair: str) -> None:
     ("n_dead", "on_pairs"), [(D_SAE, True), (D_IN // 2 + 1, False), (3, False)]
 )
 def test_dead_latents_are_searched_with_the_others_where_few_of_them_are_used(
-    pair: str, rescale: bool, n_dead: int, on_pairs: bool
+    pair: str, rescale: bool, n_dead: int, on_pairs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, stock = make(pair, rescale_acts_by_decoder_norm=rescale)
-    output = assert_same_step(ours, stock, inputs(), dead_mask(n_dead), mode="auto")
-    assert (output.feature_acts.dead_recons is not None) == on_pairs
+    found, search = [], sparse.encode_top_k_twice
+    monkeypatch.setattr(
+        sparse, "encode_top_k_twice", lambda *args: found.append(search(*args)) or found[-1]
+    )
+    assert_same_step(ours, stock, inputs(), dead_mask(n_dead), mode="auto")
+    assert bool(found) == on_pairs
+
+
+TOUCHED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "nothing": lambda z: z,
+    "detach": lambda z: z.detach(),
+    "float": lambda z: z.float(),
+    "to": lambda z: z.to(torch.float32),
+    "double and back": lambda z: z.double().float(),
+    "clone": lambda z: z.clone(),
+    "cpu": lambda z: z.cpu(),
+    "bool": lambda z: z.bool().float(),
+    "indexing": lambda z: z[:],
+    "where": lambda z: torch.where(z > 0.1, z, 0.0),
+    "part set to 0": lambda z: (z.__setitem__((slice(None), slice(0, 6)), 0), z)[1],
+    "mul_": lambda z: (z.mul_(2), z)[1],
+    "zero_": lambda z: (z.zero_(), z)[1],
+    "masked_fill_": lambda z: (z.masked_fill_(z < 0, 0.0), z)[1],
+    "view written to": lambda z: (z[:, ::2].neg_(), z)[1],
+    "read": lambda z: (z.abs(), z)[1],
+}
+
+
+@both
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("name", TOUCHED)
+def test_latents_decode_as_sae_lens_decodes_them(pair: str, rescale: bool, name: str) -> None:
+    actual, expected = (
+        sae.decode(TOUCHED[name](forward(sae, inputs()).feature_acts))
+        for sae in make(pair, rescale_acts_by_decoder_norm=rescale)
+    )
+    assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@both
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("n_dead", [0, 3, D_SAE])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_subclass_may_change_latents_within_the_step(
+    pair: str, rescale: bool, n_dead: int, in_place: bool
+) -> None:
+    """Between SAELens's calls, anyone may put other latents or pre-activations in their place."""
+
+    def encode(sae: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        below: Any = super(type(sae), sae)
+        z, u = below.encode_with_hidden_pre(x + 0.1)
+        if not in_place:
+            return z * 0.5, u + 0.1
+        z[:, ::2] = 0
+        return z, u
+
+    ours, stock = make(pair, rescale_acts_by_decoder_norm=rescale)
+    for sae in (ours, stock):
+        sae.__class__ = type("Changed", (type(sae),), {"encode_with_hidden_pre": encode})
+    with sparse.mode("sparse"):
+        actual = run(ours, inputs(), dead_mask(n_dead))
+    expected = run(stock, inputs(), dead_mask(n_dead))
+    assert_close(actual.losses, expected.losses, rtol=1e-5, atol=0)
+    for p, q in zip(ours.parameters(), stock.parameters(), strict=True):
+        assert (p.grad - q.grad).norm() <= 1e-5 * q.grad.norm()
+
+
+@both
+def test_an_encoding_within_the_step_is_not_taken_for_the_steps_own(pair: str) -> None:
+    """As of a loss that also encodes something else."""
+
+    def losses(sae: Any, step_input: TrainStepInput, *args: Any, **kwargs: Any) -> Any:
+        other = sae.decode(sae.encode(step_input.sae_in.flip(0)))
+        below: Any = super(type(sae), sae)
+        found = below.calculate_aux_loss(step_input, *args, **kwargs)
+        return {**found, "other": other.pow(2).mean()}
+
+    ours, stock = make(pair)
+    for sae in (ours, stock):
+        sae.__class__ = type("Twice", (type(sae),), {"calculate_aux_loss": losses})
+    assert_same_step(ours, stock, inputs(), dead_mask(50))
 
 
 @both

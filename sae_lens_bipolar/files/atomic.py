@@ -13,7 +13,7 @@ from typing import Any
 
 from sae_lens_bipolar.errors import ConfigError, DiskFullError
 from sae_lens_bipolar.files.fields import load_json
-from sae_lens_bipolar.files.paths import remove_tree
+from sae_lens_bipolar.files.paths import open_regular, remove_tree
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What safetensors and torch say instead of raising an OSError with its number.
@@ -163,7 +163,7 @@ def read_json(path: str | Path) -> Any:
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -15,10 +15,12 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from sae_lens.saes.sae import SAE
 
 from sae_lens_bipolar.errors import CheckpointError, ConfigError
+from sae_lens_bipolar.files.digests import checkpoint_digest
 from sae_lens_bipolar.files.names import CHECKPOINTS, CONFIG_FILE, ENVIRONMENT_FILE, PROGRESS
+from sae_lens_bipolar.files.paths import inside
 from sae_lens_bipolar.files.redaction import without_secrets
 from sae_lens_bipolar.polarity.splitting import inference_form
-from sae_lens_bipolar.runs.checkpoints import checkpoint_digest, load_sae
+from sae_lens_bipolar.runs.checkpoints import load_sae
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+([:/].*)?")
 
@@ -61,6 +63,7 @@ def find_saes(given: Sequence[str | Path]) -> list[Source]:
 
     Raises:
         CheckpointError: for a path without a finished SAE, or a damaged one.
+        UnsafePathError: if a file of a run's SAE is a link that leaves the run.
         ConfigError: if two SAEs have one name, or nothing was given.
     """
     if not given:
@@ -146,6 +149,9 @@ def _run_of(checkpoint: Path) -> Path | None:
 
 
 def _checkpoint(path: Path, name: str, run_dir: Path | None, origin: str | None = None) -> Source:
+    if run_dir is not None:  # a folder of a run is checked; one by itself may be a cache of links
+        for file in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
+            inside(run_dir, (path / file).relative_to(run_dir))
     return Source(name, origin or str(path), checkpoint_digest(path), path, run_dir)
 
 

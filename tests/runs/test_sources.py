@@ -1,11 +1,12 @@
 """Where SAEs are found: checkpoints, runs, the Hub; and what is refused before any work."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from sae_lens_bipolar.errors import CheckpointError, ConfigError
+from sae_lens_bipolar.errors import CheckpointError, ConfigError, UnsafePathError
 from sae_lens_bipolar.runs.sources import find_saes
 from tests.hub.fake.clients import clients_at
 from tests.hub.fake.server import HubServer
@@ -96,3 +97,29 @@ def test_names_that_can_be_no_file_are_refused_in_a_sentence() -> None:
     for name in ("x" * 100_000, "a\0b"):
         with pytest.raises(CheckpointError, match="neither a checkpoint"):
             find_saes([name])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+@pytest.mark.parametrize("file", ["cfg.json", "sae_weights.safetensors"])
+def test_pipes_and_links_out_of_the_run_are_refused_at_once(
+    tmp_path: Path, checkpoint: Path, file: str
+) -> None:
+    run = tmp_path / "run"
+    inner = save_bench_sae(run / "checkpoints/abstopk", bench_sae("abstopk", tmp_path / "gpt2"))
+    (inner / file).unlink()
+    (inner / file).symlink_to(checkpoint / file)
+    with pytest.raises(UnsafePathError, match=rf"abstopk/{file} is a link that leaves"):
+        find_saes([run])
+    (inner / file).unlink()
+    os.mkfifo(inner / file)
+    with pytest.raises(CheckpointError, match=f"holds no {file}"):
+        find_saes([run])
+
+
+def test_a_checkpoint_by_itself_may_consist_of_links(tmp_path: Path, checkpoint: Path) -> None:
+    """As the cache of huggingface_hub does."""
+    (tmp_path / "snapshot").mkdir()
+    for file in ("cfg.json", "sae_weights.safetensors"):
+        (tmp_path / "snapshot" / file).symlink_to(checkpoint / file)
+    (found,) = find_saes([tmp_path / "snapshot"])
+    assert found.digest == find_saes([checkpoint])[0].digest

@@ -1,6 +1,6 @@
 """What a paper claims, beside what the result files of a recipe give: `results/claims.json`.
 
-python -m recipes.common.claims recipes/results        # every verdict file below it, as Markdown tables
+python -m recipes.common.claims recipes/results    # every verdict file below it, as tables
 """
 
 import argparse

@@ -19,6 +19,7 @@ from sae_lens_bipolar.errors import DiskFullError
 from sae_lens_bipolar.files.atomic import explaining_full_disk
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
+from sae_lens_bipolar.inputs.models import tokenizer_of
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner
 from tests.hub.published_run import write_run
 from tests.runs.test_runner import CONTEXT, make_config
@@ -37,7 +38,9 @@ def with_room_for(n_bytes: int, work: Callable[[], object], log: Path) -> str:
         except BaseException:
             said = traceback.format_exc()
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            )
             log.write_text(said)
             os._exit(0)
     os.waitpid(child, 0)
@@ -49,7 +52,7 @@ def test_training_stops_with_a_clear_error_and_resumes_to_the_same_weights(
     tmp_path: Path, tiny_model: HookedTransformer, tiny_text: Path, kilobytes: int
 ) -> None:
     documents = load_documents(tiny_text)
-    tokens = split_tokens(documents, tiny_model.tokenizer, context_size=CONTEXT, seed=7)
+    tokens = split_tokens(documents, tokenizer_of(tiny_model), context_size=CONTEXT, seed=7)
 
     def train(run_dir: Path) -> None:
         run_dir.mkdir(exist_ok=True)

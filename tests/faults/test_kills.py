@@ -27,6 +27,7 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
+from sae_lens_bipolar.inputs.models import tokenizer_of
 from sae_lens_bipolar.runs.checkpoints import is_whole, latest_checkpoint, load_sae
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner
@@ -46,7 +47,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(autouse=True)
 def progress_bars_of_one_process() -> Iterator[None]:
     """tqdm's lock is shared by forked processes: a child killed holding it would stop the next."""
-    kinds = [tqdm]
+    kinds: list[Any] = [tqdm]
     for kind in kinds:  # a kind of bar that was used first has a lock of its own
         kinds += kind.__subclasses__()
     shared = {kind: kind._lock for kind in kinds if "_lock" in vars(kind)}
@@ -109,7 +110,7 @@ def test_training_killed_forty_times_ends_where_an_uninterrupted_run_ends(
     tmp_path: Path, tiny_model: HookedTransformer, tiny_text: Path
 ) -> None:
     documents = load_documents(tiny_text)
-    tokens = split_tokens(documents, tiny_model.tokenizer, context_size=CONTEXT, seed=7)
+    tokens = split_tokens(documents, tokenizer_of(tiny_model), context_size=CONTEXT, seed=7)
 
     def train(run_dir: Path) -> None:
         run_dir.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metadata_are_what_the_hub_and_its_client_accept(run_dir: Path) -> None:
     text = card_of(run_dir)
-    data = ModelCard(text).data
+    data: Any = ModelCard(text).data
     assert data.library_name == "saelens"
     assert data.license == "mit"
     assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -111,8 +112,9 @@ def test_a_local_model_and_a_hub_data_set(tmp_path: Path) -> None:
     model.mkdir()
     run_dir = write_run(tmp_path / "run", ("topk",), model_name=str(model), dataset_path=data)
     text = card_of(run_dir)
-    assert ModelCard(text).data.base_model is None
-    assert ModelCard(text).data.datasets == [data]
+    found: Any = ModelCard(text).data
+    assert found.base_model is None
+    assert found.datasets == [data]
     assert "`gpt2`, a local directory" in text
     assert "not known to us" in text
     assert "load_model(" not in text

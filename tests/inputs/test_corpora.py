@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import datasets.config
 import pytest
 import torch
 from hypothesis import event, given, settings

@@ -23,7 +23,7 @@ from sae_lens_bipolar.polarity.merging import merge
 from sae_lens_bipolar.polarity.splitting import split
 from tests.signed_saes import D_IN, D_SAE, SIGNED, randomise, signed_sae
 
-DOUBLE = {"dtype": torch.float64}
+DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 
 def draw(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -83,7 +83,7 @@ def test_round_trip_on_random_weights(name, seed, d_in):
 
 def test_a_shuffled_split_comes_back_up_to_order_and_sign():
     sae = signed_sae("bi_topk", dtype="float64")
-    twin = split(sae)
+    twin: Any = split(sae)
     order = torch.randperm(2 * D_SAE, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         twin.W_enc.copy_(twin.W_enc[:, order])
@@ -233,7 +233,7 @@ def test_without_pairs_nothing_changes(name):
 
 @pytest.mark.parametrize("name", ["standard", "jumprelu", "gated"])
 def test_without_pairs_nothing_changes_gated(name):
-    sae = non_negative(name)
+    sae: Any = non_negative(name)
     bias = sae.b_mag if name == "gated" else sae.b_enc
     bias.data.abs_().neg_()  # so that every latent is silent at u = 0
     result = merge(sae, cosine_threshold=1.0, target="sign_aware_gated")
@@ -246,7 +246,7 @@ def test_planted_pairs_are_found_and_folded(name):
     """Half the latents made opposite to the other half up to noise; loss grows with the noise."""
     losses = []
     for noise in (0.0, 0.02, 0.1):
-        sae = non_negative(name)
+        sae: Any = non_negative(name)
         half = D_SAE // 2
         with torch.no_grad():
             sae.W_dec[half:] = -sae.W_dec[:half]

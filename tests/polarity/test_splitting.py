@@ -177,7 +177,7 @@ def test_hook_z_is_reshaped_as_in_the_source(name):
 
 
 def test_both_sides_of_one_bi_topk_latent():
-    sae = signed_sae("bi_topk", dtype="float64", apply_b_dec_to_input=False)
+    sae: Any = signed_sae("bi_topk", dtype="float64", apply_b_dec_to_input=False)
     x = 0.01 * draw(16, D_IN, dtype=torch.float64)
     with torch.no_grad():
         sae.W_enc.data.mul_(0.1)
@@ -193,7 +193,7 @@ def test_both_sides_of_one_bi_topk_latent():
 
 def test_gated_thresholds_by_hand():
     """exp(r) u + b against exp(r) theta + b, and the relu where that is negative."""
-    sae = signed_sae("sign_aware_gated none", d_in=1, d_sae=2, dtype="float64")
+    sae: Any = signed_sae("sign_aware_gated none", d_in=1, d_sae=2, dtype="float64")
     log = torch.tensor([2.0, 3.0], dtype=torch.float64).log()
     with torch.no_grad():
         sae.W_enc.copy_(torch.tensor([[1.0, 1.0]]))
@@ -324,7 +324,7 @@ TRAINED = (
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_training_sae_is_split_as_saved_for_inference(name, tmp_path):
-    sae = training_sae(name)
+    sae: Any = training_sae(name)
     if hasattr(sae, "topk_threshold"):
         sae.topk_threshold.fill_(1.5)
     before = {key: value.clone() for key, value in sae.state_dict().items()}
@@ -363,7 +363,7 @@ def test_an_inference_class_nobody_registered(monkeypatch):
 )
 def test_a_non_negative_sae_is_its_own_split(architecture):
     sae_class, cfg_class = SAE_CLASS_REGISTRY[architecture]
-    k = {"k": 3} if architecture == "topk" else {}
+    k: dict[str, Any] = {"k": 3} if architecture == "topk" else {}
     sae = sae_class(cfg_class(d_in=D_IN, d_sae=D_SAE, **k))
     assert split(sae) is sae
     assert not is_signed(sae)

@@ -76,7 +76,7 @@ def save_bench_model(directory: Path, architecture: str) -> Path:
     tokenizer = bench_tokenizer()
     save_tiny_model(directory, architecture, vocab_size=len(tokenizer), hidden_size=D_IN)
     model = AutoModelForCausalLM.from_pretrained(directory)
-    embedding = model.get_input_embeddings().weight
+    embedding: Any = model.get_input_embeddings().weight
     with torch.no_grad():
         for token, i in tokenizer.get_vocab().items():
             word = tokenizer.convert_tokens_to_string([token]).strip().lower()
@@ -132,7 +132,7 @@ def save_bench_sae(folder: Path, sae: SAE[Any]) -> Path:
     return folder
 
 
-def doubled_topk(sae: SAE[Any]) -> TopKSAE:
+def doubled_topk(sae: Any) -> TopKSAE:
     """A stock TopK SAE of an AbsTopK's weights, doubled by hand: another route to its split."""
     cfg = TopKSAEConfig(
         d_in=sae.cfg.d_in,
@@ -141,7 +141,7 @@ def doubled_topk(sae: SAE[Any]) -> TopKSAE:
         rescale_acts_by_decoder_norm=sae.cfg.rescale_acts_by_decoder_norm,  # type: ignore[attr-defined]
         metadata=copy.deepcopy(sae.cfg.metadata),
     )
-    twin = TopKSAE(cfg)
+    twin: Any = TopKSAE(cfg)
     with torch.no_grad():
         for i in range(sae.cfg.d_sae):
             for row, sign in ((i, 1.0), (sae.cfg.d_sae + i, -1.0)):

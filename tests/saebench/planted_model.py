@@ -57,6 +57,7 @@ def planted_model(
     """
     tokenizer = planted_tokenizer(embeddings)
     d_model = len(next(iter(embeddings.values())))
+    ids: Any = tokenizer  # its annotation allows several tokens of a kind
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=CONTEXT,
@@ -64,9 +65,9 @@ def planted_model(
         n_layer=n_layer,
         n_head=1,
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=ids.bos_token_id,
+        eos_token_id=ids.eos_token_id,
+        pad_token_id=ids.pad_token_id,
     )
     model = GPT2LMHeadModel(config)
     with torch.no_grad():

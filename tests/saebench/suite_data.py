@@ -188,7 +188,7 @@ def questions(subject: str) -> list[dict[str, Any]]:
     draw = random.Random(subject)
     rows = []
     for i in range(QUESTIONS):
-        choices = draw.sample(WRONG_ANSWERS, 3)
+        choices: list[str] = [*draw.sample(WRONG_ANSWERS, 3)]
         choices.insert(i % 4, TOPICS[subject][(i // 4) % 4])
         asked = f"which word of {draw.choice(_WORDS)} is the answer"
         rows.append({"question": asked, "choices": choices, "answer": i % 4})

@@ -42,12 +42,14 @@ def rows(suite_hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> list
         embeddings |= {f"{x}. {word}": content + at[x] for x in LETTERS}
     embeddings |= {x: torch.zeros(width) for x in LETTERS}
     model, tokenizer = planted_model(embeddings, n_layer=2)
-    head = model.transformer.h[1].attn
+    head: Any = model.transformer.h[1].attn
     with torch.no_grad():
         query, key, values = head.c_attn.weight.split(width, dim=1)
         query.copy_(4 * torch.outer(at[":"], at["match"]))
-        key.copy_(4 * torch.outer(sum(at[subject] for subject in TOPICS), at["match"]))
-        values.copy_(sum(torch.outer(at[x], at[f"say {x}"]) for x in LETTERS))
+        key.copy_(
+            4 * torch.outer(torch.stack([at[subject] for subject in TOPICS]).sum(0), at["match"])
+        )
+        values.copy_(torch.stack([torch.outer(at[x], at[f"say {x}"]) for x in LETTERS]).sum(0))
         head.c_proj.weight.copy_(torch.eye(width))
         for x in LETTERS:
             model.lm_head.weight[tokenizer.convert_tokens_to_ids(x)] = 5 * at[f"say {x}"]

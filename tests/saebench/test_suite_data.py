@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import datasets.exceptions
 import huggingface_hub
 import numpy as np
 import pytest

@@ -71,7 +71,7 @@ def test_the_sklearn_probe_inherits_dimensions(monkeypatch: pytest.MonkeyPatch) 
     try:
         with pytest.raises(Exception, match=r"(?i)type"):
             probe_training.train_probe_on_activations(acts, tests, select_top_k=2)
-        plain = probe_training.train_sklearn_probe.__wrapped__
+        plain = vars(probe_training.train_sklearn_probe)["__wrapped__"]
         monkeypatch.setattr(probe_training, "train_sklearn_probe", plain)
         assert len(probe_training.train_probe_on_activations(acts, tests, select_top_k=2)[1]) == 2
     finally:
@@ -120,14 +120,15 @@ def test_ravel_knows_two_models_only(model_dir: Path) -> None:
 
 @pytest.mark.skipif(version("transformers").startswith("4."), reason="its layers give tuples")
 def test_ravel_knows_tuples_only(model_dir: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir)
     outputs: list[Any] = []
     handle = model.transformer.h[0].register_forward_hook(lambda *args: outputs.append(args[2]))
     model(torch.tensor([[5, 6]]))
     handle.remove()
+    nobody: Any = SimpleNamespace()
     hook = mdbm.MDBM.create_intervention_hook(
-        SimpleNamespace(), torch.zeros(1, 32), torch.zeros(1, dtype=torch.long)
-    )  # type: ignore[arg-type]
+        nobody, torch.zeros(1, 32), torch.zeros(1, dtype=torch.long)
+    )
     assert isinstance(outputs[0], torch.Tensor)
     with pytest.raises(ValueError, match="Unexpected output shape"):
         hook(None, None, outputs[0])

@@ -1,6 +1,7 @@
 """The fused flag reaches the optimizers of SAEs that ask for it, and no others."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_an_optimizer_that_has_stepped_before_goes_on_from_its_state() -> None:
 
 
 @pytest.mark.parametrize("options", [{"fused": False}, {"foreach": True}, {"foreach": False}])
-def test_a_choice_that_was_made_is_kept(options: dict[str, bool]) -> None:
+def test_a_choice_that_was_made_is_kept(options: dict[str, Any]) -> None:
     optimizer = Adam(parameters(True), **options)
     train(optimizer, 1)
     assert not optimizer.param_groups[0]["fused"]

@@ -28,7 +28,7 @@ from tests.hub.fake.server import HubServer
 http = importlib.import_module(type(get_session()).__module__.partition(".")[0])
 NetworkError: type[Exception] = getattr(http, "TransportError", None) or http.RequestException
 Timeout: type[Exception] = getattr(http, "TimeoutException", None) or http.Timeout
-close_session = getattr(huggingface_hub, "close_session", None) or utils.reset_sessions
+close_session: Any = getattr(huggingface_hub, "close_session", None) or utils.reset_sessions
 
 _CLIENTS = ("huggingface_hub", "datasets", "transformers", "sae_lens", "sae_lens_bipolar")
 _READ_ONCE = ("huggingface_hub.constants", "datasets.config")
@@ -90,8 +90,10 @@ def clients_at(
                     changed[name] = value, fresh[name]
             undo += _replace(changed)
         if hasattr(transformers_hub, "_is_offline_mode"):  # transformers 4 reads it once as well
-            undo.append((transformers_hub, "_is_offline_mode", transformers_hub._is_offline_mode))
-            transformers_hub._is_offline_mode = False
+            undo.append(
+                (transformers_hub, "_is_offline_mode", vars(transformers_hub)["_is_offline_mode"])
+            )
+            vars(transformers_hub)["_is_offline_mode"] = False
         if origins is not None:
             _http._HUB_ORIGINS = origins | {_http._url_origin(hub.endpoint)}
         _forget_clients(hub.endpoint)

@@ -171,7 +171,7 @@ def tree(
         others = {k: v[-1] for k, v in request.query.items() if k != "cursor"}
         query = "&".join(f"{k}={v}" for k, v in (others | {"cursor": start + size}).items())
         headers["Link"] = f'<{hub.endpoint}{request.path}?{query}>; rel="next"'
-    return as_json(entries[start : start + size], **headers)
+    return as_json(entries[start : start + size], 200, **headers)
 
 
 @route("POST", _API + r"/paths-info/(?P<revision>[^/]+)")

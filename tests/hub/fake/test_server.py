@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import datasets
+import datasets.config
 import huggingface_hub
 import pytest
 from huggingface_hub import (
@@ -28,6 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.hub.fake.clients import NetworkError, Timeout, client_environment, clients_at
@@ -62,10 +64,10 @@ def test_one_file_is_fetched_once_and_its_token_stays_on_the_hub(
     for _ in range(2):
         path = Path(hf_hub_download("ada/tiny", "sub/deep/model.safetensors"))
         assert path.read_bytes() == WEIGHTS
+        assert hub.repository("ada/tiny").at().oid in str(path)
     gets = hub.calls("GET .*model.safetensors")
     assert [(call.storage, call.token) for call in gets] == [(True, None)]
     assert {call.token for call in hub.requests if not call.storage} == {ADA}
-    assert hub.repository("ada/tiny").at().oid in str(path)
 
 
 def test_snapshot_listings_and_infos(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
@@ -76,6 +78,7 @@ def test_snapshot_listings_and_infos(hub: HubServer, api: HfApi, tmp_path: Path)
     assert len(hub.calls(r"tree/main\?.*cursor")) >= 1, "five entries are three pages of two"
     weights = api.get_paths_info("ada/tiny", ["sub/deep/model.safetensors", "absent"])
     assert [entry.path for entry in weights] == ["sub/deep/model.safetensors"]
+    assert isinstance(weights[0], RepoFile)
     lfs = weights[0].lfs
     assert lfs is not None
     assert lfs.sha256 == make_blob("w.safetensors", WEIGHTS).sha256
@@ -223,7 +226,9 @@ def test_transformers_and_datasets(
     assert model.config.model_type == "llama"
     assert AutoTokenizer.from_pretrained("ada/llama").bos_token == "<|bos|>"
     hub.add_repository("ada/text", {"data.jsonl": '{"text": "one"}\n'}, repo_type="dataset")
-    assert datasets.load_dataset("ada/text", split="train")[:] == {"text": ["one"]}
+    rows = datasets.load_dataset("ada/text", split="train")
+    assert isinstance(rows, datasets.Dataset)
+    assert rows[:] == {"text": ["one"]}
     streamed = datasets.load_dataset("ada/text", split="train", streaming=True)
     assert [*streamed] == [{"text": "one"}]
 

@@ -89,11 +89,10 @@ def clients_at(
                 if name in fresh and _differs(value, fresh[name]):
                     changed[name] = value, fresh[name]
             undo += _replace(changed)
-        if hasattr(transformers_hub, "_is_offline_mode"):  # transformers 4 reads it once as well
-            undo.append(
-                (transformers_hub, "_is_offline_mode", vars(transformers_hub)["_is_offline_mode"])
-            )
-            vars(transformers_hub)["_is_offline_mode"] = False
+        before_5: Any = transformers_hub
+        if hasattr(before_5, "_is_offline_mode"):  # transformers 4 reads it once as well
+            undo.append((before_5, "_is_offline_mode", before_5._is_offline_mode))
+            before_5._is_offline_mode = False
         if origins is not None:
             _http._HUB_ORIGINS = origins | {_http._url_origin(hub.endpoint)}
         _forget_clients(hub.endpoint)

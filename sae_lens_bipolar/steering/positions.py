@@ -5,7 +5,7 @@ either side, and passes that continue a cache of keys and values, agree on what 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -50,7 +50,7 @@ class PassTracker:
         self.given = _lengths(prompt_lengths)
         self._real: torch.Tensor | None = None  # [batch, past + new]: not padding
         self._prompt: torch.Tensor | None = None  # [batch]
-        self._tokens: torch.Tensor | None = None  # of the pass before, where it had no cache
+        self._input: torch.Tensor | None = None  # of the pass before, where it had no cache
         self._new = 0
 
     def selected(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,13 +80,13 @@ class PassTracker:
         new: int,
         past: int,
         mask: torch.Tensor | None,
-        tokens: torch.Tensor | None,
+        inputs: torch.Tensor | None,
     ) -> None:
         """Note a pass over `new` tokens after `past` cached ones.
 
         Args:
             mask: `[batch, past + new]`, nonzero where a token is not padding; None if none is.
-            tokens: `[batch, new]`, where known.
+            inputs: token ids `[batch, new]`, or what stands for them, `[batch, new, ...]`.
         """
         if mask is None:
             before = self._real
@@ -94,7 +94,7 @@ class PassTracker:
                 before = torch.ones(batch, past, dtype=torch.bool)
             mask = torch.cat([before[:, :past].cpu(), torch.ones(batch, new, dtype=torch.bool)], 1)
         if past == 0:
-            self._refuse_growing(tokens)
+            self._refuse_growing(inputs)
             self._prompt = (mask != 0).sum(-1).cpu()
         elif self._real is None:
             self._prompt = None  # the prompt was read before the context was entered
@@ -126,15 +126,15 @@ class PassTracker:
             )
         return lengths.repeat_interleave(batch // len(lengths))  # beams of a row lie together
 
-    def _refuse_growing(self, tokens: torch.Tensor | None) -> None:
+    def _refuse_growing(self, inputs: torch.Tensor | None) -> None:
         """Without a cache, generation looks like a row of prompts: it must say where each ends."""
-        before, self._tokens = self._tokens, tokens
-        if self.given is not None or self.positions in ("all", "mask"):
+        if self.given is not None or self.positions in ("all", "mask") or inputs is None:
             return
-        if before is None or tokens is None or len(before) != len(tokens):
+        before, self._input = self._input, inputs.detach()
+        if before is None or before.shape[::2] != inputs.shape[::2]:
             return
         length = before.shape[1]
-        if tokens.shape[1] > length and torch.equal(tokens[:, :length], before):
+        if inputs.shape[1] > length and torch.allclose(inputs[:, :length], before, atol=1e-4):
             raise ConfigError(
                 f"positions={self.positions!r}: this pass repeats the tokens of the one before and "
                 "goes on, as generation without a cache does; give prompt_lengths, the number of "
@@ -163,27 +163,30 @@ def _lengths(given: int | Sequence[int] | torch.Tensor | None) -> torch.Tensor |
 def _follow_hooked(
     tracker: PassTracker, model: HookedTransformer, layers: list[int]
 ) -> list[RemovableHandle]:
-    # HookedTransformer.generate calls `forward` itself, so hooks on the model would not run.
+    # HookedTransformer.generate calls `forward` itself, so hooks on the model would not run; and it
+    # embeds each token once, so that the input of the first edited block stands for the tokens.
     last: dict[str, torch.Tensor] = {}
 
     def on_tokens(_module: torch.nn.Module, args: Any) -> None:
         last["tokens"] = args[0]
 
-    def on_block(_module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        batch, new = args[0].shape[:2]
+    def on_block(layer: int, args: Any, kwargs: dict[str, Any]) -> None:
+        x = args[0]
         entry, mask = kwargs.get("past_kv_cache_entry"), kwargs.get("attention_mask")
-        tokens = last.get("tokens")
-        if tokens is not None and tokens.shape != (batch, new):
-            tokens = None  # of an earlier pass: this one began at a later block
         past = 0 if entry is None else entry.past_keys.shape[1]
-        if mask is None and tokens is not None and not past:
+        tokens = last.get("tokens")
+        if mask is None and tokens is not None and tokens.shape == x.shape[:2] and not past:
             mask = _not_trailing(model, tokens)
-        tracker.begin(batch, new, past, mask, tokens)
+        batch, new = x.shape[:2]
+        tracker.begin(batch, new, past, mask, x if layer == layers[0] else None)
 
     return [
         model.embed.register_forward_pre_hook(on_tokens),
         *(
-            model.blocks[layer].register_forward_pre_hook(on_block, with_kwargs=True)
+            model.blocks[layer].register_forward_pre_hook(
+                lambda _module, args, kwargs, layer=layer: on_block(layer, args, kwargs),
+                with_kwargs=True,
+            )
             for layer in layers
         ),
     ]
@@ -206,20 +209,23 @@ def _follow_transformers(tracker: PassTracker, model: PreTrainedModel) -> Remova
         given |= given.get("kwargs", {})
         tokens, embeddings = given.get("input_ids"), given.get("inputs_embeds")
         batch, new = (embeddings if tokens is None else tokens).shape[:2]
-        past = _cached(given.get("past_key_values"))
+        past = _cached(given)
         mask = _two_dimensional(given.get("attention_mask"), past + new)
         tracker.begin(batch, new, past, mask, tokens)
 
     return base.register_forward_pre_hook(on_pass, with_kwargs=True)
 
 
-def _cached(cache: Any) -> int:
-    """Tokens in a cache of keys and values."""
-    if cache is None:
-        return 0
-    if hasattr(cache, "get_seq_length"):
+def _cached(given: Mapping[str, Any]) -> int:
+    """Tokens in the cache of keys and values among a model's arguments.
+
+    Transformers has called it `past_key_values` and `cache`, so it is known by what it can do.
+    """
+    cache = next((one for one in given.values() if hasattr(one, "get_seq_length")), None)
+    if cache is not None:
         return int(cache.get_seq_length())
-    return int(cache[0][0].shape[-2]) if len(cache) else 0
+    tensors = given.get("past_key_values")  # as older callers pass it: keys and values per layer
+    return int(tensors[0][0].shape[-2]) if tensors else 0
 
 
 def _two_dimensional(mask: Any, length: int) -> torch.Tensor | None:

@@ -8,6 +8,7 @@ from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
 from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
 from sae_lens_bipolar.inputs.models import tokenizer_of
 from sae_lens_bipolar.polarity.counting import Census
@@ -105,14 +106,18 @@ def _activity(
     size: int,
 ) -> dict[str, torch.Tensor]:
     """`[sequences, position, n]` activations of each SAE's chosen latents, 0 at attention sinks."""
-    hook_name = str(next(iter(saes.values())).cfg.metadata.hook_name)
+    hook_name = shared_hook(saes.values())
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in saes}
-    threshold: float | None = None
+    thresholds: dict[Placement, float] = {}
     for start in tqdm(range(0, len(tokens), size), desc="reading contexts", unit="batch"):
-        x = activations(model, tokens[start : start + size], hook_name)
-        threshold = sink_threshold(x.flatten(2)) if threshold is None else threshold
-        keep = (x.flatten(2).norm(dim=-1) <= threshold).unsqueeze(-1)
+        whole = activations(model, tokens[start : start + size], hook_name)
         for name, sae in saes.items():
+            place = placement(sae)
+            x = place.read(whole)
+            norms = x.flatten(2).norm(dim=-1)
+            here = place.covers(whole).expand(norms.shape)
+            threshold = thresholds.setdefault(place, sink_threshold(x.flatten(2)[here]))
+            keep = (here & (norms <= threshold)).unsqueeze(-1)
             z = sae.encode(x)[..., indices[name].to(sae.device)]
             parts[name].append((z * keep).cpu())
     return {name: torch.cat(rows) for name, rows in parts.items()}

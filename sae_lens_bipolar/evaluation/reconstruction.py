@@ -13,16 +13,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from sae_lens.evals import ExplainedVarianceCalculator
 from sae_lens.saes.sae import SAE
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import ActivationError, DataError
+from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
 from sae_lens_bipolar.polarity.counting import Census, CensusCounter
 
 SINK_RATIO = 10.0
+_NO_VARIATION = 1e-10  # of x per token, below which it counts as constant; SAELens's value
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ class Reconstruction:
 
     Args:
         n_tokens: tokens averaged over.
-        nmse: mean of `|x - xhat|^2 / |x|^2` (arXiv 2510.00404, section 4).
-        r2: `1 - sum |x - xhat|^2 / sum |x - mean x|^2` (arXiv 2605.28149).
+        nmse: mean of `|x - xhat|^2 / |x|^2` (arXiv 2510.00404, section 4) over tokens with
+            `|x| > 0`; 0 where there is none.
+        r2: `1 - sum |x - xhat|^2 / sum |x - mean x|^2` (arXiv 2605.28149), in float64. Where all
+            `x` are equal, 1 if `xhat` is right and 0 otherwise, as SAELens has it.
         l0: mean number of latents with `z != 0`.
-        loss_recovered: `(CE_zero - CE_sae) / (CE_zero - CE_clean)` with zero ablation of the hook.
+        loss_recovered: `(CE_zero - CE_sae) / (CE_zero - CE_clean)` with zero ablation of what the
+            SAE reads; NaN where ablation changes nothing.
         n_loss_tokens: next-token predictions the three cross-entropies average over.
     """
 
@@ -66,8 +70,24 @@ class Measurement:
 
 
 def nmse(x: torch.Tensor, xhat: torch.Tensor) -> torch.Tensor:
-    """`|x - xhat|^2 / |x|^2` per token, `[...]` from two tensors `[..., d_in]`."""
-    return (x - xhat).pow(2).sum(-1) / x.pow(2).sum(-1)
+    """`|x - xhat|^2 / |x|^2` per token, `[...]` from two tensors `[..., d_in]`.
+
+    It is 0 where `|x| = 0`: no error is relative to nothing. `mean_nmse` leaves such tokens out.
+    """
+    norm = x.pow(2).sum(-1)
+    return torch.where(norm > 0, (x - xhat).pow(2).sum(-1) / norm, torch.zeros_like(norm))
+
+
+def mean_nmse(x: torch.Tensor, xhat: torch.Tensor) -> float:
+    """Mean of `nmse` over the tokens with `|x| > 0`; 0.0 where there is none."""
+    return _total(nmse(x, xhat)) / max(1, int((x.pow(2).sum(-1) > 0).sum()))
+
+
+def _total(values: torch.Tensor, *dims: int) -> Any:
+    """Sum in float64: a number, or a tensor if it is over `dims`. MPS has no float64, so on the
+    CPU there."""
+    values = (values.cpu() if values.device.type == "mps" else values).double()
+    return values.sum(dims) if dims else values.sum().item()
 
 
 def sink_threshold(x: torch.Tensor) -> float:
@@ -99,44 +119,51 @@ def measure(
     """
     if tokens.ndim != 2 or not len(tokens):
         raise DataError(f"tokens have shape {list(tokens.shape)}; give [sequences, context_size]")
-    hooks = {sae.cfg.metadata.hook_name for sae in saes.values()}
-    if len(hooks) != 1 or None in hooks:
-        raise DataError(
-            f"SAEs measured together must read one hook, found {sorted(map(str, hooks))}"
-        )
-    hook_name = hooks.pop()
+    hook_name = shared_hook(saes.values())
     for sae in saes.values():
         sae.eval()
 
+    places = {name: placement(sae) for name, sae in saes.items()}
     sums = {name: _Sums(sae.cfg.d_sae) for name, sae in saes.items()}
-    losses = _Losses(model, hook_name, saes)
+    losses = {
+        place: _Losses(model, place, {n: saes[n] for n, p in places.items() if p == place})
+        for place in dict.fromkeys(places.values())
+    }
+    thresholds: dict[Placement, float] = {}
     n_loss = len(tokens) if n_loss_sequences is None else n_loss_sequences
-    threshold: float | None = None
     progress = tqdm(total=tokens.numel(), desc="measuring SAEs", unit="token")
     for start, batch in _batches(tokens, batch_size):
-        x = activations(model, batch, hook_name)
-        x = x.to(
-            torch.promote_types(x.dtype, torch.float32)
+        whole = activations(model, batch, hook_name)
+        whole = whole.to(
+            torch.promote_types(whole.dtype, torch.float32)
         )  # sums of half precision lose too much
-        if not torch.isfinite(x).all():
+        if not torch.isfinite(whole).all():
             raise ActivationError(
                 f"sequences {start} to {start + len(batch) - 1} give NaN or infinite activations "
                 f"at {hook_name}; run the language model in float32 or bfloat16"
             )
-        threshold = sink_threshold(_flat(x)) if threshold is None else threshold
-        keep = _flat(x).norm(dim=-1) <= threshold
-        for name, sae in saes.items():
-            latents = sae.encode(x)
-            sums[name].add(_flat(x), _flat(sae.decode(latents)), latents, keep)
-        if start < n_loss:
-            n = n_loss - start
-            losses.add(batch[:n], x[:n], keep[:n])
+        for place, losses_here in losses.items():
+            x = place.read(whole)
+            norms = _flat(x).norm(dim=-1)
+            here = place.covers(whole).expand(norms.shape)
+            threshold = thresholds.setdefault(place, sink_threshold(_flat(x)[here]))
+            keep = here & (norms <= threshold)
+            for name, sae in losses_here.saes.items():
+                latents = sae.encode(x)
+                sums[name].add(_flat(x), _flat(sae.decode(latents)), latents, here, keep)
+            if start < n_loss:
+                n = n_loss - start
+                losses_here.add(batch[:n], whole[:n], here[:n], keep[:n])
         progress.update(batch.numel())
     progress.close()
     return {
         name: Measurement(
-            without_sinks=Reconstruction(**total.without.result(), **losses.result(name, True)),
-            with_sinks=Reconstruction(**total.everything.result(), **losses.result(name, False)),
+            without_sinks=Reconstruction(
+                **total.without.result(), **losses[places[name]].result(name, True)
+            ),
+            with_sinks=Reconstruction(
+                **total.everything.result(), **losses[places[name]].result(name, False)
+            ),
             census=total.census.result(),
         )
         for name, total in sums.items()
@@ -168,21 +195,40 @@ class _Averages:
     """Running sums behind nMSE, R^2 and L0."""
 
     def __init__(self) -> None:
-        self.n_tokens, self.nmse, self.l0 = 0, 0.0, 0.0
-        self.explained = ExplainedVarianceCalculator()
+        self.n_tokens, self.n_nonzero, self.nmse, self.l0 = 0, 0, 0.0, 0.0
+        self.error, self.variation = 0.0, 0.0
+        self.mean: torch.Tensor | None = None
 
     def add(self, x: torch.Tensor, xhat: torch.Tensor, l0: torch.Tensor) -> None:
-        self.n_tokens += len(x)
-        self.nmse += nmse(x, xhat).double().sum().item()
-        self.l0 += l0.double().sum().item()
-        self.explained.add_batch(sae_output=xhat, hidden_acts=x)
+        if not len(x):
+            return
+        self.n_nonzero += int((x.pow(2).sum(-1) > 0).sum())
+        self.nmse += _total(nmse(x, xhat))
+        self.l0 += _total(l0)
+        self.error += _total((x - xhat).pow(2))
+        # |x - mean|^2 is summed about this batch's own mean, then moved to the common one: the
+        # difference of two large sums would be lost where the mean is large.
+        n, mean = len(x), _total(x, 0).cpu() / len(x)
+        self.variation += _total((x - mean.to(x)).pow(2)) - n * _total(
+            (_total(x - mean.to(x), 0) / n).pow(2)
+        )
+        before = mean if self.mean is None else self.mean
+        both = self.n_tokens + n
+        self.variation += _total((mean - before).pow(2)) * self.n_tokens * n / both
+        self.mean = before + (mean - before) * (n / both)
+        self.n_tokens = both
 
     def result(self) -> dict[str, Any]:
+        n = max(1, self.n_tokens)
+        if self.variation / n < _NO_VARIATION:
+            r2 = 1.0 if self.error / n < _NO_VARIATION else 0.0
+        else:
+            r2 = 1.0 - self.error / self.variation
         return {
             "n_tokens": self.n_tokens,
-            "nmse": self.nmse / self.n_tokens,
-            "r2": self.explained.compute(),
-            "l0": self.l0 / self.n_tokens,
+            "nmse": self.nmse / max(1, self.n_nonzero),
+            "r2": r2,
+            "l0": self.l0 / n,
         }
 
 
@@ -194,10 +240,16 @@ class _Sums:
         self.census = CensusCounter(d_sae)
 
     def add(
-        self, x: torch.Tensor, xhat: torch.Tensor, latents: torch.Tensor, keep: torch.Tensor
+        self,
+        x: torch.Tensor,
+        xhat: torch.Tensor,
+        latents: torch.Tensor,
+        here: torch.Tensor,
+        keep: torch.Tensor,
     ) -> None:
+        """Count tokens: `here` are those the SAE applies to, `keep` those of them not sinks."""
         l0 = (latents != 0).sum(-1)
-        self.everything.add(x.flatten(0, 1), xhat.flatten(0, 1), l0.flatten())
+        self.everything.add(x[here], xhat[here], l0[here])
         self.without.add(x[keep], xhat[keep], l0[keep])
         self.census.add(latents[keep])
 
@@ -207,28 +259,42 @@ class _Losses:
     """Per-token cross-entropies of the clean, zero-ablated and SAE-patched model."""
 
     model: HookedTransformer
-    hook_name: str
+    place: Placement
     saes: Mapping[str, SAE[Any]]
     totals: dict[tuple[str, bool], float] = field(default_factory=dict)
     counts: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
 
-    def add(self, tokens: torch.Tensor, x: torch.Tensor, keep: torch.Tensor) -> None:
-        predicted = keep[:, :-1]  # the loss at a position is that of predicting the next token
-        self.counts[False] += predicted.numel()
-        self.counts[True] += int(predicted.sum())
-        loss_with = self._loss_with(tokens)
-        for model, value in (("clean", x), ("zero", torch.zeros_like(x))):
-            loss = loss_with(value)
-            self._note((model, False), loss)
-            self._note((model, True), loss[predicted])
-        shape = (*keep.shape, *(1 for _ in x.shape[2:]))
+    def add(
+        self, tokens: torch.Tensor, whole: torch.Tensor, here: torch.Tensor, keep: torch.Tensor
+    ) -> None:
+        """Add sequences.
+
+        Args:
+            tokens: `[batch, position]`.
+            whole: the activations at the hook, whatever part of them the SAEs read.
+            here: positions the SAEs apply to, `[batch, position]` bool.
+            keep: those of them that are not sinks.
+        """
+        # The loss at a position is that of predicting the next token.
+        counted = {True: keep[:, :-1], False: here[:, :-1]}
+        loss_with, x = self._loss_with(tokens), self.place.read(whole)
+        losses = {
+            "clean": loss_with(whole),
+            "zero": loss_with(self.place.write(whole, torch.zeros_like(x))),
+        }
         for name, sae in self.saes.items():
             xhat = sae(x)
-            patched = loss_with(xhat)
-            self._note((f"sae:{name}", False), patched)
+            losses[f"sae:{name}"] = loss_with(self.place.write(whole, xhat))
+            without = losses[f"sae:{name}"]
             if not keep.all():
-                patched = loss_with(torch.where(keep.reshape(shape), xhat, x))
-            self._note((f"sae:{name}", True), patched[predicted])
+                kept = keep.reshape(*keep.shape, *(1 for _ in x.shape[2:]))
+                without = loss_with(self.place.write(whole, torch.where(kept, xhat, x)))
+            self._note((f"sae:{name}", True), without[counted[True]])
+        for without_sinks, which in counted.items():
+            self.counts[without_sinks] += int(which.sum())
+            for model, loss in losses.items():
+                if not (without_sinks and model.startswith("sae:")):
+                    self._note((model, without_sinks), loss[which])
 
     def _loss_with(self, tokens: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Next-token losses `[batch, position - 1]` as a function of the value at the hook.
@@ -236,11 +302,11 @@ class _Losses:
         A pass begins at the hook's own block, because nothing before it matters.
         """
         options: dict[str, Any] = {"return_type": "loss", "loss_per_token": True}
-        block = re.match(r"blocks\.(\d+)\.", self.hook_name)
+        block = re.match(r"blocks\.(\d+)\.", self.place.hook_name)
         start, layer = tokens, None if block is None else int(block[1])
         if layer is None:
             options["prepend_bos"] = False
-        elif self.hook_name == f"blocks.{layer}.hook_resid_post":
+        elif self.place.hook_name == f"blocks.{layer}.hook_resid_post":
             options |= {"start_at_layer": layer + 1, "tokens": tokens}
             return lambda value: self.model(value.to(self.model.cfg.dtype), **options)
         else:
@@ -248,13 +314,13 @@ class _Losses:
             options |= {"start_at_layer": layer, "tokens": tokens}
 
         def loss(value: torch.Tensor) -> torch.Tensor:
-            hooks: list[Any] = [(self.hook_name, partial(_patch, value=value))]
+            hooks: list[Any] = [(self.place.hook_name, partial(_patch, value=value))]
             return self.model.run_with_hooks(start, fwd_hooks=hooks, **options)
 
         return loss
 
     def _note(self, key: tuple[str, bool], loss: torch.Tensor) -> None:
-        self.totals[key] = self.totals.get(key, 0.0) + loss.double().sum().item()
+        self.totals[key] = self.totals.get(key, 0.0) + _total(loss)
 
     def result(self, name: str, without_sinks: bool) -> dict[str, Any]:
         clean, zero, patched = (

@@ -29,7 +29,7 @@ from transformer_lens import HookedTransformer
 from typing_extensions import override
 
 from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, TrainingError
-from sae_lens_bipolar.evaluation.reconstruction import nmse
+from sae_lens_bipolar.evaluation.reconstruction import mean_nmse
 from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk, read_json, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, METRICS_FILE, PROGRESS, SAE_CONFIG
@@ -236,7 +236,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             "sae": name,
             "loss": output.loss.item(),
             "mse_loss": output.losses["mse_loss"].item(),
-            "nmse": nmse(output.sae_in, output.sae_out).mean().item(),
+            "nmse": mean_nmse(output.sae_in, output.sae_out),
             "l0": output.feature_acts.bool().float().sum(-1).mean().item(),
             "dead": int(trainer.dead_neurons.sum()),
             "lr": trainer.optimizer.param_groups[0]["lr"],
@@ -251,7 +251,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 @torch.no_grad()
 def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: Any) -> None:
     """Move the progress bar; SAELens moves its own every hundredth step."""
-    errors = (f"{name} {nmse(o.sae_in, o.sae_out).mean():.3f}" for name, o in outputs.items())
+    errors = (f"{name} {mean_nmse(o.sae_in, o.sae_out):.3f}" for name, o in outputs.items())
     pbar.n = trainer.n_training_samples
     pbar.set_description("training SAEs")
     pbar.set_postfix_str("nMSE " + ", ".join(errors))

@@ -4,6 +4,7 @@ SAEs may read different hooks and be of any architecture. Each finished step is 
 directory (`runs.py` lists them), so a stopped sweep is taken up where it was.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -362,10 +363,11 @@ def held_out(config: SweepConfig, assets: Assets) -> torch.Tensor:
 
 
 def summarise(measurement: Measurement) -> dict[str, Any]:
-    """The keys of one SAE in `results/summary.json` that are measured."""
+    """The keys of one SAE in `results/summary.json` that are measured; None where not finite."""
 
-    def figures(r: Reconstruction) -> dict[str, float]:
-        return {"l0": r.l0, "nmse": r.nmse, "r2": r.r2, "loss_recovered": r.loss_recovered}
+    def figures(r: Reconstruction) -> dict[str, float | None]:
+        found = {"l0": r.l0, "nmse": r.nmse, "r2": r.r2, "loss_recovered": r.loss_recovered}
+        return {key: value if math.isfinite(value) else None for key, value in found.items()}
 
     without, with_sinks = measurement.without_sinks, measurement.with_sinks
     return {

@@ -20,6 +20,7 @@ from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConf
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.evaluation.describe import describe_latents, two_sided_latents
 from sae_lens_bipolar.files.atomic import read_json, write_json
+from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, LATENTS, SUMMARY
 from sae_lens_bipolar.files.redaction import command_line
@@ -51,7 +52,7 @@ class DemoConfig:
     n_checkpoints: int = 4  # training checkpoints a stopped run can resume from
     eval_sequences: int = 192  # held-out sequences measured
     loss_sequences: int = 24  # of which the loss is measured on
-    latents_shown: int = 12  # two-sided latents described, an SAE
+    latents_shown: int = 12  # two-sided latents described per SAE
     arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
     seed: int = 0  # of weights, data order and the held-out split
 
@@ -64,6 +65,7 @@ class DemoConfig:
             raise ConfigError(
                 f"l0={self.l0} is not allowed: it must be from 1 to d_sae={self.d_sae}"
             )
+        sweep_config(self)  # checks the fields that any sweep has
 
 
 def run_demo(config: DemoConfig, run_dir: Path) -> Path:
@@ -78,6 +80,7 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
             start_run(run_dir, resolved, command_line())
             sweep.train_and_measure(sweep_config(config), saes, assets, run_dir)
             describe_run(config, assets, run_dir)
+        sweep.require_measured(run_dir)
         page = reports.render(run_dir)
     tqdm.write(reports.tables.text(read_json(run_dir / SUMMARY)))
     return page
@@ -118,7 +121,7 @@ def load_assets(config: DemoConfig) -> Assets:
 
 
 def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
-    """Write contexts, histograms and output tokens of two-sided latents, an SAE a file."""
+    """Write contexts, histograms and output tokens of two-sided latents, a file per SAE."""
     names = [name for name in sweep_saes(config) if not _latents_file(run_dir, name).exists()]
     if not names:
         return
@@ -130,7 +133,9 @@ def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
     tokens = sweep.held_out(sweep_config(config), assets)
     described = describe_latents(saes, assets.model, tokens, chosen, census)
     for name, latents in described.items():
-        write_json(_latents_file(run_dir, name), {"name": name, "latents": latents})
+        digest = checkpoint_digest(run_dir / CHECKPOINTS / name)
+        found = {"name": name, DIGEST: digest, "latents": latents}
+        write_json(_latents_file(run_dir, name), found)
 
 
 def _latents_file(run_dir: Path, name: str) -> Path:

@@ -12,12 +12,25 @@ from typing import Any
 
 from sae_lens_bipolar import __version__
 from sae_lens_bipolar.errors import BipolarError
+from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
 
 EXIT_BAD_INPUT = 2
+# What a command that is stopped has kept, and how to go on.
+_GOES_ON = "what was finished is kept in {output}; the same command goes on from there"
+_KEPT = {
+    "demo": _GOES_ON,
+    "train": _GOES_ON,
+    "bench": _GOES_ON,
+    "report": "the run is as it was; run the command again",
+    "publish": "the Hub holds all of the commit or nothing; the same command completes it",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns its exit code: 0 done, 2 bad input, 3 in part (bench)."""
+    """Run the command line; returns its exit code.
+
+    0 done, 2 bad input, 3 in part (bench), 130 or 143 stopped by Ctrl-C or SIGTERM.
+    """
     # Hosts warn on every run about what this package sets on purpose; errors still come through.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(sae_lens|transformer_lens|transformers)\.")
@@ -38,7 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and options.command != "train":
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     try:
-        code = options.run(options, rest)
+        with stoppable():
+            code = options.run(options, rest)
+    except Stopped as stop:
+        kept = _KEPT.get(options.command, "run the command again")
+        output = getattr(options, "output", None) or "its output directory"
+        print(f"\nsae-lens-bipolar: {stop}: {kept.format(output=output)}", file=sys.stderr)
+        return stop.exit_code
     except BipolarError as error:
         print(f"sae-lens-bipolar: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -2,29 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
-from sae_lens.registry import SAE_CLASS_REGISTRY
-from sae_lens.saes.sae import SAE
+from sae_lens.constants import (
+    ACTIVATION_SCALER_CFG_FILENAME,
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+)
+from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE
+from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_bipolar.architectures.training.checks import check_fields
-from sae_lens_bipolar.errors import CheckpointError, did_you_mean
+from sae_lens_bipolar.errors import CheckpointError, did_you_mean, require_number
 from sae_lens_bipolar.files.atomic import read_json, sha256_of, write_json
-from sae_lens_bipolar.files.digests import checkpoint_digest
 from sae_lens_bipolar.files.names import CHECKPOINTS, SEAL
-
-__all__ = [
-    "checkpoint_digest",
-    "is_whole",
-    "latest_checkpoint",
-    "load_sae",
-    "remove_checkpoints",
-    "sae_folder",
-    "seal_checkpoint",
-]
+from sae_lens_bipolar.polarity.splitting import inference_form
 
 
 def seal_checkpoint(path: Path) -> None:
@@ -82,6 +78,9 @@ def sae_folder(path: str | Path) -> Path:
 def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE[Any]:
     """`SAE.load_from_disk` after checking that the checkpoint is what its `cfg.json` says.
 
+    Of a training checkpoint (there is an `activation_scaler.json` beside the weights) it gives the
+    SAE in its form for inference, the scaling or whitening of its input folded in.
+
     Args:
         path: a directory holding `cfg.json` and `sae_weights.safetensors`, or a run directory
             with one SAE.
@@ -90,24 +89,49 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
 
     Raises:
         CheckpointError: if a file is missing or damaged, the architecture is not registered,
-            tensors are missing, extra or misshapen, or a run holds several SAEs.
+            tensors are missing, extra or misshapen, a run holds several SAEs, or the SAE expects
+            scaled activations and the factor is missing.
     """
     path = sae_folder(path)
     config, shapes = _read_config(path), _read_shapes(path)
+    if (path / ACTIVATION_SCALER_CFG_FILENAME).exists():
+        cfg = _check(path, config, shapes, SAE_TRAINING_CLASS_REGISTRY)
+        return _folded(path, cfg, device, dtype)
+    cfg = _check(path, config, shapes, SAE_CLASS_REGISTRY)
+    if cfg.normalize_activations in ("expected_average_only_in", "covariance_whitening"):
+        raise CheckpointError(
+            f"{path} expects scaled activations (normalize_activations="
+            f"{cfg.normalize_activations!r}), and {ACTIVATION_SCALER_CFG_FILENAME}, which says "
+            "how, is missing: take it from the training checkpoint, or take the finished SAE"
+        )
+    try:
+        return SAE.load_from_disk(path, device=device, dtype=dtype)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # e.g. a version's name
+        raise CheckpointError(f"SAELens cannot load {path}: {error}") from error
+
+
+def _check(
+    path: Path,
+    config: dict[str, Any],
+    shapes: dict[str, list[int]],
+    registry: Mapping[str, tuple[type[Any], type[Any]]],
+) -> SAEConfig:
+    """The configuration in `path`, if its weights are those of its architecture in `registry`."""
     architecture = config.get("architecture")
-    if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:
+    if not isinstance(architecture, str) or architecture not in registry:
         raise CheckpointError(
             f"architecture in {path / SAE_CFG_FILENAME} is {architecture!r}; registered: "
-            f"{', '.join(sorted(SAE_CLASS_REGISTRY))}"
-            f"{did_you_mean(str(architecture), SAE_CLASS_REGISTRY)}"
+            f"{', '.join(sorted(registry))}{did_you_mean(str(architecture), registry)}"
         )
     if "dtype" not in config:
         raise CheckpointError(f"dtype is missing in {path / SAE_CFG_FILENAME}")
-    sae_class, config_class = SAE_CLASS_REGISTRY[architecture]
+    sae_class, config_class = registry[architecture]
     try:
         cfg = config_class.from_dict({**config, "device": "meta"})
         check_fields(cfg)
-        expected = sae_class(cfg).state_dict()
+        sae = sae_class(cfg)
+        expected = dict(sae.state_dict())
+        sae.process_state_dict_for_saving(expected)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path / SAE_CFG_FILENAME} is no {architecture}: {error}") from error
     require_tensors(
@@ -118,10 +142,31 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
             f"k={vars(cfg)['k']!r} in {path / SAE_CFG_FILENAME} is not allowed: 1 to {cfg.d_sae}"
         )
     _require_seal(path)
+    return cfg
+
+
+def _folded(path: Path, cfg: SAEConfig, device: str, dtype: str | None) -> SAE[Any]:
+    """The SAE of a training checkpoint, for raw activations."""
+    scaler, file = ActivationScaler(), path / ACTIVATION_SCALER_CFG_FILENAME
     try:
-        return SAE.load_from_disk(path, device=device, dtype=dtype)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # e.g. a version's name
-        raise CheckpointError(f"SAELens cannot load {path}: {error}") from error
+        scaler.load(file)
+        sae = TrainingSAE.load_from_disk(path, device=device, dtype=dtype)
+        factor, whitening = scaler.scaling_factor, scaler.whitening
+        if factor is not None:
+            require_number(factor, "scaling_factor", 0, exclusive=True)
+            sae.fold_activation_norm_scaling_factor(factor)
+        if whitening is not None:
+            sae.fold_activation_whitening(
+                mean=whitening.mean,
+                whitening_matrix=whitening.matrix,
+                unwhitening_matrix=whitening.inverse_matrix,
+            )
+        scales = ("expected_average_only_in", "covariance_whitening")
+        if cfg.normalize_activations in scales and factor is None and whitening is None:
+            raise ValueError("it holds neither a scaling factor nor a whitening")
+        return inference_form(sae)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} with {file.name} cannot be read: {error}") from error
 
 
 def require_tensors(

@@ -19,12 +19,19 @@ from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar import sparse
-from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
+from sae_lens_bipolar.errors import CheckpointError, ConfigError, require_choice, require_number
 from sae_lens_bipolar.evaluation.reconstruction import Measurement, Reconstruction, measure
 from sae_lens_bipolar.files.atomic import read_json, remove_scratch, write_json
-from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest
+from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest, is_of
 from sae_lens_bipolar.files.locks import lock_run
-from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, METRICS_FILE, PROGRESS, SUMMARY
+from sae_lens_bipolar.files.names import (
+    CENSUS,
+    CHECKPOINTS,
+    METRICS_FILE,
+    PROGRESS,
+    RESULTS,
+    SUMMARY,
+)
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.corpora import TokenSplit, load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import DEFAULT_MODEL, load_model, tokenizer_of
@@ -153,7 +160,23 @@ def run_sweep(
             assets = load_assets(config, saes)
             start_run(run_dir, resolved, command_line())
             train_and_measure(config, saes, assets, run_dir)
+        require_measured(run_dir)
         return read_json(run_dir / SUMMARY)
+
+
+def require_measured(run_dir: Path) -> None:
+    """Check that `results/summary.json` is of the SAEs that lie in `checkpoints` now.
+
+    Raises:
+        CheckpointError: naming the first that was replaced after it was measured.
+    """
+    for row in read_json(run_dir / SUMMARY):
+        folder = run_dir / CHECKPOINTS / row["name"]
+        if DIGEST in row and not is_of(row, folder):
+            raise CheckpointError(
+                f"{folder} is not the SAE that {run_dir / SUMMARY} was measured on: put that one "
+                f"back, or remove {run_dir / RESULTS} to measure this one"
+            )
 
 
 def _describe(saes: Mapping[str, SweepSAE], name: str) -> dict[str, Any]:

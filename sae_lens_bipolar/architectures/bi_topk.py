@@ -239,6 +239,7 @@ class BiTopKTrainingSAE(RefusesBadActivations, _TwoSidedTopK, TopKTrainingSAE):
         recons = act_times_W_dec(
             fold_sides(acts), self.W_dec, self.cfg.rescale_acts_by_decoder_norm
         )
+        recons = self.reshape_fn_out(recons, self.d_head)  # as decode() does
         error = (recons - (sae_in - sae_out).detach()).pow(2).sum(dim=-1).mean()
         return self.cfg.aux_loss_coefficient * min(num_dead / k_aux, 1.0) * error
 

@@ -13,7 +13,7 @@ from sae_lens.saes.gated_sae import (
     GatedTrainingSAE,
     GatedTrainingSAEConfig,
 )
-from sae_lens.saes.sae import SAEConfig
+from sae_lens.saes.sae import SAEConfig, TrainStepInput
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import GATED
@@ -60,7 +60,32 @@ class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
         check_l0_options(self)
 
 
-class GatedL0TrainingSAE(GatedOnPairs, GatedTrainingSAE):
+class _GatedOnHeads(GatedTrainingSAE):
+    """SAELens's, whose gate path fails where it is to flatten the heads of `hook_z` itself."""
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The losses of flat activations; the reconstruction's is a mean over heads, as the main
+        one is.
+        """
+        x = step_input.sae_in
+        flat = self.reshape_fn_in(x)
+        losses = super().calculate_aux_loss(
+            replace(step_input, sae_in=flat), feature_acts, hidden_pre, sae_out
+        )
+        if flat.ndim < x.ndim:
+            name = "auxiliary_reconstruction_loss"
+            losses[name] = losses[name] / x.shape[-2]
+        return losses
+
+
+class GatedL0TrainingSAE(GatedOnPairs, _GatedOnHeads):
     """SAELens's gated training SAE with an L0 target; same loss, `lambda` adapted each step.
 
     In the terms of `BiJumpReLU` it is one-sided: threshold `-b_gate`, gain `exp(r_mag)`, bias

@@ -96,9 +96,10 @@ def hard_threshold(u: torch.Tensor, theta: float) -> torch.Tensor:
 
 
 def l0(z: torch.Tensor) -> torch.Tensor:
-    """`R(z) = |z|_0`, the number of nonzeros (returned in the dtype of `z`)."""
+    """`R(z) = |z|_0`, the number of nonzeros, in the dtype of `z` or float32 if that is wider."""
     _check_tensor(z, "z")
-    return (z != 0).sum(dim=-1).to(z.dtype)
+    # bfloat16 counts to 256 and float16 to 2048.
+    return (z != 0).sum(dim=-1).to(torch.promote_types(z.dtype, torch.float32))
 
 
 def abstopk(u: torch.Tensor, k: int) -> torch.Tensor:

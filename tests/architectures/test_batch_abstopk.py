@@ -84,6 +84,14 @@ def test_selection_by_hand() -> None:
     assert torch.equal(BatchAbsTopK(3)(u), u)
 
 
+@pytest.mark.parametrize(("k", "kept"), [(1.0, 3), (1.3, 3), (1.5, 4), (1.6, 4), (1.99, 5)])
+def test_a_fraction_of_an_entry_is_left_out(k: float, kept: int) -> None:
+    """Of three samples, `int(3 k)` entries; SAELens's BatchTopK keeps as many."""
+    u = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    assert int((BatchAbsTopK(k)(u) != 0).sum()) == kept
+    assert int((BatchTopK(k)(u.abs()) != 0).sum()) == kept
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-4, 4), min_size=12, max_size=12, unique_by=abs), st.integers(1, 4))
 def test_selection_is_abstopk_of_the_flattened_batch(values: list[float], k: int) -> None:

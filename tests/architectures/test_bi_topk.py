@@ -119,6 +119,26 @@ def test_loss_and_gradients_are_those_of_the_doubled_topk(
     assert torch.equal(ours.feature_acts != 0, positive | negative)
 
 
+@pytest.mark.parametrize("dead", ["none", "many", "all"])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_on_heads_of_hook_z_it_is_the_doubled_topk(rescale: bool, dead: str) -> None:
+    options: dict[str, Any] = {
+        "rescale_acts_by_decoder_norm": rescale,
+        "reshape_activations": "hook_z",
+    }
+    signed = make(**options)
+    cfg = TopKTrainingSAEConfig(d_in=D_IN, d_sae=2 * D_SAE, k=K, dtype="float64", **options)
+    twin = TopKTrainingSAE(cfg)
+    double(signed, twin, b_enc=(signed.b_positive, signed.b_negative))
+    for sae in (signed, twin):
+        sae.turn_on_forward_pass_hook_z_reshaping()
+    x, mask = inputs().view(-1, 2, D_IN // 2), dead_mask(dead)
+    ours, theirs = run_step(signed, x, mask), run_step(twin, x, mask.repeat(2))
+    assert ours.sae_out.shape == x.shape
+    assert_losses_equal(ours, theirs)
+    assert_weight_gradients_are_folded(signed, twin)
+
+
 @pytest.mark.parametrize("dead", DEAD)
 @pytest.mark.parametrize("rescale", [True, False])
 def test_contains_abstopk(rescale: bool, dead: str) -> None:

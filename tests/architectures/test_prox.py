@@ -251,3 +251,14 @@ def test_k_is_validated(k: int) -> None:
     for function in (prox.topk, prox.abstopk, prox.k_sparse, prox.nonnegative_k_sparse):
         with pytest.raises(ConfigError, match="k="):
             function(torch.ones(3), k)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [256, 2048])
+def test_counts_are_exact_in_every_dtype(dtype: torch.dtype, k: int) -> None:
+    """bfloat16 rounds 257 to 256, and float16 2049 to 2048."""
+    z = torch.ones(4096, dtype=dtype)
+    z[k + 1 :] = 0
+    assert prox.l0(z).item() == prox.nonnegative_l0(z).item() == k + 1
+    assert prox.k_sparse(z, k) == prox.nonnegative_k_sparse(z, k) == math.inf
+    assert prox.k_sparse(z, k + 1) == prox.nonnegative_k_sparse(z, k + 1) == 0

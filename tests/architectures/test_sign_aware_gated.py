@@ -9,6 +9,7 @@ import pytest
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.saes.sae import TrainStepInput
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import sae_lens_bipolar  # noqa: F401  (registers the architectures)
@@ -227,6 +228,68 @@ def test_starts_from_the_first_batch_only() -> None:
     before = sae.log_threshold.detach().clone()
     sae.training_forward_pass(step_input(x * 5))
     assert_close(sae.log_threshold.data, before)
+
+
+def test_a_one_sided_gate_starts_from_the_positive_scores_alone() -> None:
+    x = torch.randn(400, D_IN, dtype=torch.float64) + 1.0
+    sae = SignAwareGatedTrainingSAE(make_config(threshold_init_l0=1.1, two_sided_gate=False))
+    u = sae.process_sae_in(x) @ sae.W_enc
+    z = sae.training_forward_pass(step_input(x)).feature_acts
+    positive = u.topk(41, dim=0).values[-2:].mean(dim=0) > 1e-6
+    assert positive.any()
+    assert ((z > 0).sum(0)[positive] == round(400 * 1.1 / D_SAE)).all()
+
+
+def test_thresholds_have_a_smallest() -> None:
+    """A one-sided quantile may be 0 or less, where there is no logarithm."""
+    sae = SignAwareGatedTrainingSAE(make_config())
+    sae.log_threshold.requires_grad_(False)
+    sae.set_thresholds(torch.tensor([-1.0, 0.0, 1e-9, 2e-6, 0.5, *[1.0] * (D_SAE - 5)]).double())
+    expected = torch.tensor([[1e-6, 1e-6, 1e-6, 2e-6, 0.5]]).double()
+    assert_close(sae.log_threshold.exp()[:, :5], expected)
+    assert torch.equal(sae.initial_log_threshold, sae.log_threshold)
+
+
+@pytest.mark.parametrize("symmetry", ["full", "none"])
+def test_folding_norms_folds_the_initial_thresholds_too(symmetry: str) -> None:
+    """So that a latent that dies afterwards gets thresholds in the new units."""
+    sae = make_sae(symmetry=symmetry)
+    initial, norms = sae.initial_log_threshold.exp(), sae.W_dec.norm(dim=-1).detach()
+    x, before = batch(), sae.encode(batch())
+    sae.fold_W_dec_norm()
+    assert_close(sae.encode(x), before * norms)
+    assert_close(sae.initial_log_threshold.exp(), initial * norms)
+    sae.training_forward_pass(step_input(x, dead=torch.ones(D_SAE, dtype=torch.bool)))
+    assert_close(sae.log_threshold.exp(), (initial * norms).expand_as(sae.log_threshold))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_thresholds_are_saved_for_inference_in_the_dtype_of_the_sae(
+    dtype: str, tmp_path: Path
+) -> None:
+    sae = SignAwareGatedTrainingSAE(make_config(dtype=dtype, threshold_init=0.3))
+    sae.save_inference_model(tmp_path)
+    saved = load_file(tmp_path / "sae_weights.safetensors")
+    assert {str(t.dtype) for t in saved.values()} == {f"torch.{dtype}"}
+    expected = torch.full((1, D_SAE), 0.3).double()
+    assert_close(saved["log_threshold"].double().exp(), expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale", "none"])
+def test_the_mean_is_that_of_normalised_inputs(normalisation: str) -> None:
+    """b_dec is subtracted from those, and added before the normalisation is undone."""
+    x = 3.0 * batch() + 2.0
+    sae = SignAwareGatedTrainingSAE(
+        make_config(b_dec_init="mean", normalize_activations=normalisation)
+    )
+    sae.training_forward_pass(step_input(x))
+    centred = x - x.mean(-1, keepdim=True)
+    expected = {
+        "layer_norm": centred / (centred.std(-1, keepdim=True) + 1e-5),
+        "constant_norm_rescale": x * D_IN**0.5 / x.norm(dim=-1, keepdim=True),
+        "none": x,
+    }[normalisation]
+    assert_close(sae.b_dec.data, expected.mean(0))
 
 
 def test_dead_latents_get_their_initial_thresholds_back() -> None:

@@ -295,3 +295,22 @@ def test_mode() -> None:
     assert sparse.prefer_sparse(0.001, cpu, float32)
     with pytest.raises(ConfigError, match="did you mean 'sparse'"):
         sparse.set_mode("sprase")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("d_sae", [1 << 15, (1 << 15) + 1])
+@pytest.mark.parametrize("n_pairs", [3000, 6000, 40000])  # keys as they are, filled up, many
+def test_latents_up_to_the_last_are_put_in_order(d_sae: int, n_pairs: int) -> None:
+    """Keys of 16 bits as long as they hold every latent; the largest is also what fills up."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randint(d_sae, (n_pairs,), generator=generator)
+    latents[::7] = d_sae - 1
+    latents[1::11] = 0
+    support = Support(latents, torch.arange(0, n_pairs + 1, n_pairs // 100), d_sae)
+    values = torch.randn(n_pairs, generator=generator, dtype=torch.float64)
+    left = torch.randn(100, 3, generator=generator, dtype=torch.float64)
+    right = torch.randn(d_sae, 3, generator=generator, dtype=torch.float64)
+    at_pairs = left[support.samples]
+    expected = left.new_zeros(d_sae, 3).index_add(0, latents, values[:, None] * at_pairs)
+    assert_close(support.transpose_times(values, left), expected)
+    assert_close(support.left_times(values, left), expected.T)
+    assert_close(support.dots(left, right), (at_pairs * right[latents]).sum(-1))

@@ -116,6 +116,27 @@ def test_beyond_by_hand_leaves_out_the_thresholds_themselves() -> None:
     assert beyond(u, upper)[2].tolist() == [1.0, 3.0]
 
 
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e5])
+def test_beyond_finds_the_next_float_and_not_the_threshold(size: float, two_sided: bool) -> None:
+    """Of 67 columns, 64 form groups; one entry of a group beyond its threshold is enough."""
+    upper = size * (1 + torch.rand(67, generator=torch.Generator().manual_seed(0)))
+    lower, infinity = 2 * upper, torch.tensor(float("inf"))
+    for edge, just_beyond in (
+        (upper, torch.nextafter(upper, infinity)),
+        (-lower, torch.nextafter(-lower, -infinity)),
+    ):
+        sought = two_sided or edge is upper
+        on_edges = torch.stack([upper, -lower])
+        assert beyond(on_edges, upper, lower if two_sided else None)[0].numel() == 0
+        for column in range(67):
+            u = on_edges.clone()
+            u[1, column] = just_beyond[column]
+            rows, columns, values = beyond(u, upper, lower if two_sided else None)
+            assert (rows.tolist(), columns.tolist()) == (([1], [column]) if sought else ([], []))
+            assert torch.equal(values, u[rows, columns])
+
+
 def test_beyond_infinite_thresholds_and_entries() -> None:
     u = torch.tensor([[1.0, float("inf"), -float("inf"), float("nan"), 2.0]]).repeat(2, 20)
     upper = torch.full((100,), float("inf"))

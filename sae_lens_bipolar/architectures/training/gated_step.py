@@ -42,12 +42,16 @@ class Gated(TrainingSAE[Any]):
     # `W_dec` and `b_dec` as the auxiliary reconstruction uses them.
     aux_decoder: Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
-    def aux_error(self, sums: torch.Tensor, sae_in: torch.Tensor) -> torch.Tensor:
-        """`|x - (pi W_dec + b_dec)|^2`, `[...]`, of `sums = pi W_dec + b_dec`, `[..., d_in]`."""
+    def aux_loss(self, recons: torch.Tensor, sae_in: torch.Tensor) -> torch.Tensor:
+        """`c |x - recons|^2`, a batch mean, of `recons = pi W_dec + b_dec`, `[..., d_in]`.
+
+        Like the squared error of `z`, it is taken where `x`, `sae_in`, lives: before SAELens
+        flattens the heads of `hook_z` and normalises.
+        """
         # decode() has used up the per-token norms of layer_norm and constant_norm_rescale.
-        self.run_time_activation_norm_fn_in(sae_in)
-        recons = self.run_time_activation_norm_fn_out(sums)
-        return (recons - sae_in).pow(2).sum(dim=-1)
+        self.run_time_activation_norm_fn_in(self.reshape_fn_in(sae_in))
+        recons = self.reshape_fn_out(self.run_time_activation_norm_fn_out(recons), self.d_head)
+        return self.aux_weight * (recons - sae_in).pow(2).sum(dim=-1).mean()
 
 
 class DenseGated(Gated):
@@ -76,8 +80,8 @@ class DenseGated(Gated):
         losses = {"l1_loss": step_input.coefficients["l1"] * weighted.mean()}
         if self.aux_weight:
             W_dec, b_dec = self.aux_decoder()
-            error = self.aux_error(pi @ W_dec + b_dec, step_input.sae_in)
-            losses["auxiliary_reconstruction_loss"] = self.aux_weight * error.mean()
+            recons = pi @ W_dec + b_dec
+            losses["auxiliary_reconstruction_loss"] = self.aux_loss(recons, step_input.sae_in)
         return losses
 
 
@@ -137,8 +141,6 @@ class GatedStep(StepOnPairs[GatedOnPairs]):
         losses = {"l1_loss": coefficient * weighted.sum()}
         if sae.aux_weight:
             W_dec, b_dec = sae.aux_decoder()
-            error = sparse.decode(support, pi, W_dec) + b_dec - step_input.sae_in
-            losses["auxiliary_reconstruction_loss"] = (
-                sae.aux_weight * error.pow(2).sum(dim=-1).mean()
-            )
+            recons = sparse.decode(support, pi, W_dec) + b_dec
+            losses["auxiliary_reconstruction_loss"] = sae.aux_loss(recons, step_input.sae_in)
         return losses

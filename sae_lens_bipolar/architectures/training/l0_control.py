@@ -3,6 +3,7 @@
 Both gated families use it, so that they are compared at the L0 they were asked for.
 """
 
+import logging
 import math
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from typing_extensions import override
 
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
+
+logger = logging.getLogger(__name__)
 
 # Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
 # rate ripples.
@@ -62,11 +65,16 @@ def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
     Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often: in
     `round(batch l0 / d_sae)` samples of the batch, at least one.
 
+    One sample has no quantiles, so there the latents share one threshold: the `round(l0)` latents
+    with the highest scores fire, at least one and at most all but one.
+
     Args:
         scores: `[batch, d_sae]`; a latent fires where its score is above its threshold.
         l0: latents per token wanted, `0 < l0 <= d_sae`.
     """
     batch, d_sae = scores.shape
+    if batch == 1 and d_sae > 1:
+        return thresholds_for_l0(scores.t(), l0 / d_sae).expand(d_sae)
     fire = min(max(round(batch * l0 / d_sae), 1), batch - 1)
     # Half way between the last score that fires and the first that does not: on a score itself,
     # rounding would decide which side of its threshold that sample is.
@@ -82,7 +90,9 @@ class L0Controller(nn.Module):
         lambda      = l1_coefficient multiplier exp(damping excess)
 
     L0 drifts for as long as lambda is off, so the product alone overshoots and goes on swinging;
-    the exponential acts at once and damps it. Its numbers are buffers, so they are in every
+    the exponential acts at once and damps it. Where L0 starts far above the target and answers
+    late, lambda winds up meanwhile, and then shuts every gate: a warning names what to set instead.
+    Its numbers are buffers, so they are in every
     training checkpoint and resume with it. Without a target the factor stays 1.
 
     Args:
@@ -94,6 +104,7 @@ class L0Controller(nn.Module):
 
     DECAY = 0.9
     BOUNDS = (1e-4, 1e4)  # where L0 does not answer, lambda would grow without end
+    SUSPECT = 100.0  # a multiplier from which a warning says what to do
 
     multiplier: torch.Tensor
     mean_l0: torch.Tensor
@@ -108,6 +119,7 @@ class L0Controller(nn.Module):
     ):
         super().__init__()
         self.target, self.rate, self.damping = target, rate, damping
+        self.has_warned = False
         self.register_buffer("multiplier", torch.ones((), device=device))
         self.register_buffer("mean_l0", torch.zeros((), device=device))
         self.register_buffer("has_seen_data", torch.zeros((), device=device))
@@ -116,7 +128,17 @@ class L0Controller(nn.Module):
         """What `l1_coefficient` is multiplied by in the next step."""
         if self.target is None or not self.has_seen_data:
             return self.multiplier.item()
-        return self.multiplier.item() * math.exp(self.damping * self._excess(self.target).item())
+        multiplier, excess = self.multiplier.item(), self._excess(self.target).item()
+        if multiplier > self.SUSPECT and excess > 0 and not self.has_warned:
+            self.has_warned = True
+            logger.warning(
+                "l0_target=%g: L0 is still %.4g, and lambda has grown to %.0f times "
+                "l1_coefficient. When L0 gives way at last it may fall to 0. Set "
+                "threshold_init_l0=%g, so that training starts at the target, or a larger "
+                "l1_coefficient.",
+                *(self.target, self.mean_l0.item(), multiplier, self.target),
+            )
+        return multiplier * math.exp(self.damping * excess)
 
     @torch.no_grad()
     def update(self, latents: torch.Tensor) -> None:
@@ -175,7 +197,7 @@ class MeetsL0Target(TrainingSAE[Any]):
     @torch.no_grad()
     def _start_from(self, sae_in: torch.Tensor) -> None:
         if self.cfg.b_dec_init == "mean":
-            x = self.run_time_activation_norm_fn_in(sae_in)
+            x = self.run_time_activation_norm_fn_in(self.reshape_fn_in(sae_in))
             self.b_dec.copy_(x.flatten(0, -2).mean(dim=0))
         if self.cfg.threshold_init_l0 is not None:
             scores = self.gate_scores(sae_in).flatten(0, -2)

@@ -1,5 +1,6 @@
 """The gated step on open gates equals the dense one: losses, gradients, latents, whole runs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,6 +101,56 @@ def test_losses_gradients_and_latents_equal_the_dense_step(
     assert_close(found.sae_out, dense.sae_out)
     assert_close(matrices, expected)
     assert 0 < (dense.feature_acts != 0).sum(-1).double().mean() < 40
+
+
+@pytest.mark.parametrize(
+    ("architecture", "normalisation"),
+    [("sign_aware_gated", "none"), ("sign_aware_gated", "layer_norm"), ("gated_l0", "none")],
+)
+@pytest.mark.parametrize("mode", ["dense", "sparse"])
+def test_heads_of_hook_z_are_the_flat_activations(
+    architecture: str, mode: sparse.Mode, normalisation: str
+) -> None:
+    """Errors are means over heads too, as SAELens takes the squared error."""
+    n_heads = 3
+    options = {"b_dec_init": "mean", "normalize_activations": normalisation}
+    flat = make_sae(architecture, **options)
+    heads = make_sae(architecture, reshape_activations="hook_z", **options)
+    heads.turn_on_forward_pass_hook_z_reshaping()
+    for first_batch in (True, False):
+        if first_batch:
+            for sae in (flat, heads):
+                sae.l0_controller.has_seen_data.zero_()
+        x = batch(6) + 0.5
+        flat_found, flat_gradients, flat_matrices = step(flat, x, mode)
+        found, gradients, matrices = step(heads, x.view(BATCH, n_heads, -1), mode)
+        assert found.sae_out.shape == (BATCH, n_heads, D_IN // n_heads)
+        assert_close(found.sae_out.flatten(1), flat_found.sae_out)
+        assert_close(matrices, flat_matrices)
+        expected = {
+            name: loss if name == "l1_loss" else loss / n_heads
+            for name, loss in flat_found.losses.items()
+        }
+        assert_close(found.losses, expected)
+        assert_close(found.loss, sum(expected.values()))
+    assert gradients.keys() == flat_gradients.keys()
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse"])
+def test_gradients_on_heads_of_hook_z(mode: sparse.Mode) -> None:
+    """Without sparsity term, those of the flat activations divided by the number of heads."""
+    flat, heads = make_sae("gated_l0"), make_sae("gated_l0", reshape_activations="hook_z")
+    heads.turn_on_forward_pass_hook_z_reshaping()
+    gradients = []
+    for sae, x in ((flat, batch(6)), (heads, batch(6).view(BATCH, 3, -1))):
+        sae.zero_grad()
+        with sparse.mode(mode):
+            sae.training_forward_pass(
+                replace(step_input(x), coefficients={"l1": 0})
+            ).loss.backward()
+        gradients.append({name: p.grad for name, p in sae.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert_close(gradients[1][name], gradient / 3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_gated_l0_is_stock_gated_in_loss_and_every_gradient() -> None:

@@ -23,6 +23,13 @@ def test_thresholds_lie_half_way_between_two_scores() -> None:
     assert thresholds_for_l0(scores, 2.0).tolist() == [1.5, 5.0]  # all but one at most
 
 
+def test_one_sample_shares_one_threshold() -> None:
+    scores = torch.tensor([[5.0, 1.0, 3.0, 2.0]])
+    assert thresholds_for_l0(scores, 2.0).tolist() == [2.5] * 4
+    assert thresholds_for_l0(scores, 0.3).tolist() == [4.0] * 4  # at least one latent
+    assert thresholds_for_l0(scores, 4.0).tolist() == [1.5] * 4  # all but one at most
+
+
 @pytest.mark.parametrize("l0", [2.0, 8.0, 40.0])
 @pytest.mark.parametrize("architecture", ["sign_aware_gated", "gated_l0"])
 def test_the_first_batch_has_the_l0_asked_for(architecture: str, l0: float) -> None:
@@ -78,6 +85,34 @@ def test_lambda_stays_within_bounds_where_l0_does_not_answer(l0: int, bound: flo
     for _ in range(600):
         control.update(torch.ones(1, 9) * (l0 > 0))
     assert control.multiplier.item() == pytest.approx(bound)
+
+
+def wind_up(steps: int, **options: float) -> SignAwareGatedTrainingSAE:
+    torch.manual_seed(0)
+    cfg = SignAwareGatedTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, l0_target=4.0, **options)  # type: ignore[arg-type]
+    sae = SignAwareGatedTrainingSAE(cfg)
+    adam = torch.optim.Adam(sae.parameters(), lr=1e-4)
+    for step in range(steps):
+        x = torch.randn(BATCH, D_IN)
+        sae.training_forward_pass(TrainStepInput(x, {"l1": 1.0}, None, step, False)).loss.backward()
+        adam.step()
+        adam.zero_grad()
+    return sae
+
+
+def test_a_lambda_that_winds_up_is_warned_of_once_with_the_remedy(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sae = wind_up(260)
+    assert sae.l0_controller.multiplier > 100
+    assert sae.l0_controller.mean_l0 > 40
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "l0_target=4: L0 is still" in warning
+    assert "threshold_init_l0=4" in warning
+    caplog.clear()
+    sae = wind_up(260, threshold_init_l0=4.0)  # the remedy
+    assert sae.l0_controller.multiplier < 10
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("lr", [3e-4, 1e-3])

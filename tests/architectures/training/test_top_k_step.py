@@ -290,6 +290,28 @@ def test_hooks_elsewhere_work_in_the_sparse_step(pair: str) -> None:
 
 
 @both
+def test_a_learned_hook_on_the_input_is_trained(pair: str) -> None:
+    grads = []
+    for sae in make(pair):
+        scale = nn.Parameter(torch.full((D_IN,), 1.3))
+        sae.hook_sae_input.add_hook(lambda t, hook, scale=scale: t * scale)
+        with sparse.mode("sparse"):
+            run(sae, inputs(), dead_mask(50))
+        grads.append(scale.grad)
+    assert grads[1].any()
+    assert (grads[0] - grads[1]).norm() <= 1e-5 * grads[1].norm()
+
+
+@both
+@pytest.mark.parametrize("mode", ["auto", "sparse"])
+@pytest.mark.parametrize("n_dead", [6, 7, 8, D_SAE])
+def test_auxiliary_loss_of_an_odd_width(pair: str, mode: sparse.Mode, n_dead: int) -> None:
+    """7 of the dead latents at d_in 15, which is rounded down."""
+    ours, stock = make(pair, d_in=15)
+    assert_same_step(ours, stock, inputs(BATCH, 15), dead_mask(n_dead), mode=mode)
+
+
+@both
 def test_what_is_left_to_sae_lens(pair: str) -> None:
     ours, stock = make(pair)
     x = inputs(4, 9, D_IN)

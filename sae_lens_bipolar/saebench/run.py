@@ -21,8 +21,9 @@ from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hook
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.runs.sources import Source, find_saes
-from sae_lens_bipolar.saebench import assets, store
+from sae_lens_bipolar.saebench import assets, caches, store
 from sae_lens_bipolar.saebench.config import BenchConfig
+from sae_lens_bipolar.saebench.host.data_only import data_only
 from sae_lens_bipolar.saebench.host.hosts import require_saebench
 from sae_lens_bipolar.saebench.host.isolation import isolated, same_randomness
 from sae_lens_bipolar.saebench.host.llm import LanguageModel, served
@@ -82,6 +83,7 @@ class _Task(NamedTuple):
     protocols: tuple[str, ...]  # under which its numbers are reported
 
 
+@data_only()  # also while SAEs and models are loaded
 def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -> BenchOutcome:
     """Run SAEBench's suites on SAEs, each on the protocols `signed` and `split`.
 
@@ -111,7 +113,7 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
         store.clean(output)
         not_run = _run_all(pending, resolved, output) if pending else []
         if not config.keep_caches:
-            store.remove_caches(output)
+            caches.remove_all(output)
         return _report(output, not_run)
 
 
@@ -224,10 +226,10 @@ def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Pa
     started = time.perf_counter()
     folder = store.new_scratch(output)
     key = suite.cache_key(config, subject.hook)
-    shared = (
-        store.cache_path(output, task.suite, {**key, "model": model.fingerprint}) if key else None
-    )
-    cache = shared if shared and shared.is_dir() else folder / "cache"
+    shared = None
+    if key is not None:
+        shared = caches.path_of(output, task.suite, {**key, "model": model.fingerprint})
+    cache = shared if shared and caches.is_usable(output, shared) else folder / "cache"
     try:
         sae = _prepared(subject, task.protocol, model)
         job = Job(
@@ -248,7 +250,7 @@ def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Pa
         with isolated(config.seed, folder, [model.hooked, sae], log), served(model):
             suite.run(job)
         if shared:
-            store.publish_cache(cache, shared)
+            caches.keep(cache, shared)
         record = {
             "sae": name,
             "origin": subject.source.origin,

@@ -1,15 +1,13 @@
 """The output directory: finished runs, caches that are whole, and what a killed process left.
 
 saebench/SUITE/PROTOCOL/NAME/   SAEBench's own JSON, and run.json: what was run, and its numbers
-cache/SUITE-KEY/                activations and probes shared by runs; whole or absent
+cache/SUITE-KEY/                activations and probes shared by runs; see `caches`
 logs/SUITE-PROTOCOL-NAME.log    what the suite printed, and the traceback if it failed
 results/                        saebench.csv, saebench.md, not_run.json
-.scratch/                       the run in progress; removed by the next command
+.sae-lens-bipolar-scratch/      the run in progress; removed by the next command
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,25 +15,28 @@ from typing import Any
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import atomic_path, read_json, remove_scratch, write_json
+from sae_lens_bipolar.files.names import RESULTS
+from sae_lens_bipolar.files.paths import remove
 from sae_lens_bipolar.saebench.host.hosts import BenchError
 from sae_lens_bipolar.saebench.options import PROTOCOLS
 from sae_lens_bipolar.saebench.results import metrics_of
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
-RUNS, CACHES, LOGS, SCRATCH, RECORD = "saebench", "cache", "logs", ".scratch", "run.json"
+RUNS, LOGS, RECORD = "saebench", "logs", "run.json"
+SCRATCH = ".sae-lens-bipolar-scratch"  # a name nobody else gives
 
 
 def clean(output: Path) -> None:
-    """Remove what a killed process left; the caller holds the directory's lock."""
-    shutil.rmtree(output / SCRATCH, ignore_errors=True)
-    for folder in (RUNS, CACHES, "results"):
+    """Remove what a killed process left; the caller holds the lock of `output`, which is ours."""
+    remove(output, SCRATCH)
+    for folder in (RUNS, RESULTS):
         remove_scratch(output / folder)
 
 
 def new_scratch(output: Path) -> Path:
     """An empty folder for one run."""
+    remove(output, SCRATCH)
     folder = output / SCRATCH
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
@@ -48,12 +49,6 @@ def run_path(output: Path, suite: str, protocol: str, name: str) -> Path:
 def log_path(output: Path, suite: str, protocol: str, name: str) -> Path:
     """Where a run's log lies."""
     return output / LOGS / f"{suite}-{protocol}-{name}.log"
-
-
-def cache_path(output: Path, suite: str, key: Mapping[str, Any]) -> Path:
-    """Where the cache of a key lies."""
-    text = json.dumps(key, sort_keys=True, default=str)
-    return output / CACHES / f"{suite}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def is_finished(output: Path, suite: str, protocol: str, name: str, identity: Any) -> bool:
@@ -95,18 +90,6 @@ def finish(
         folder.mkdir()
         shutil.copyfile(files[0], folder / files[0].name)
         write_json(folder / RECORD, {**record, "metrics": metrics})
-
-
-def publish_cache(built: Path, target: Path) -> None:
-    """Make a whole cache available to later runs, in one rename."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if built.is_dir() and not target.exists():
-        os.replace(built, target)
-
-
-def remove_caches(output: Path) -> None:
-    """Remove every cache."""
-    shutil.rmtree(output / CACHES, ignore_errors=True)
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:

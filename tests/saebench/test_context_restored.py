@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pickle
 import random
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ def process() -> dict[str, Any]:
         "directory": os.getcwd(),
         "environment": dict(os.environ),
         "streams": (sys.stdout, sys.stderr),
+        "readers": (torch.load, torch.save, torch.serialization.load, pickle.load),
     }
 
 

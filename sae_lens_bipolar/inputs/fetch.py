@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import get_session, hf_hub_url
 from huggingface_hub.errors import (
@@ -26,12 +27,20 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from sae_lens_bipolar.errors import BipolarError
-from sae_lens_bipolar.files.atomic import atomic_path, remove_scratch_of, sha256_of
+from sae_lens_bipolar.errors import BipolarError, DataError
+from sae_lens_bipolar.files.atomic import (
+    atomic_path,
+    explaining_write_errors,
+    read_json,
+    remove_scratch_of,
+    sha256_of,
+    write_json,
+)
 from sae_lens_bipolar.files.locks import locked
 
 logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_SECONDS = 10.0
+_HASHED_BYTES = 1 << 26  # larger files of the cache are compared by size: it is done at each start
 
 
 @dataclass(frozen=True)
@@ -99,23 +108,57 @@ def _download(wheel: PinnedWheel, folder: Path, error: type[BipolarError]) -> Pa
     )
 
 
-def built_once(target: Path, build: Callable[[Path], None]) -> Path:
+def built_once(
+    target: Path, build: Callable[[Path], None], error: type[BipolarError] = DataError
+) -> Path:
     """Return `target`, building it first if it does not exist.
 
     `build(path)` writes a file or directory at a temporary path, which becomes `target` in one
     rename: whatever is at `target` is whole. Of several processes one builds and the others wait;
-    what a killed process left behind is removed.
+    what a killed process left behind is removed. Sizes and checksums stand in a file beside it,
+    and are compared before each use, so that a copy which was cut later is not read.
+
+    Raises `error` if a file of it is missing, or not as it was when it was built.
     """
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.parent / f".{target.name}.lock"):
-        if target.exists():
-            return target
-        remove_scratch_of(target)
-        with atomic_path(target) as scratch:
-            build(scratch)
+    if not target.exists():
+        with explaining_write_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with locked(target.parent / f".{target.name}.lock"):
+                if not target.exists():
+                    remove_scratch_of(target)
+                    with atomic_path(target) as scratch:
+                        build(scratch)
+                        write_json(_seal_of(target), _described(scratch))
+                    return target
+    _require_seal(target, error)
     return target
+
+
+def _seal_of(target: Path) -> Path:
+    return target.parent / f".{target.name}.sealed.json"
+
+
+def _described(target: Path) -> dict[str, list[Any]]:
+    """Size and SHA-256 of every file, by its path below `target`."""
+    files = sorted(target.rglob("*")) if target.is_dir() else [target]
+    return {
+        str(file.relative_to(target)): [file.stat().st_size, sha256_of(file)]
+        for file in files
+        if file.is_file()
+    }
+
+
+def _require_seal(target: Path, error: type[BipolarError]) -> None:
+    if not _seal_of(target).exists():  # built by a version that wrote none
+        return
+    for name, (size, digest) in read_json(_seal_of(target)).items():
+        file = target / name
+        whole = file.is_file() and file.stat().st_size == size
+        if not whole or (size <= _HASHED_BYTES and sha256_of(file) != digest):
+            raise error(
+                f"{file} is damaged: it is not as it was when it was saved. It is this package's "
+                f"own copy: remove {target}, and it is fetched again"
+            )
 
 
 def check_hub(

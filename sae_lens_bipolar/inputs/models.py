@@ -163,14 +163,12 @@ def bundled_model_dir(name: str) -> Path:
     """
     bundled = BUNDLED[name]
     directory = bundled_model_path(name)
-    if directory.exists():
-        return directory
-    if importlib.util.find_spec("gguf") is None:
+    if not directory.exists() and importlib.util.find_spec("gguf") is None:
         raise ModelError(
             f"{name} is a GGUF file and the package that reads it is missing: "
             "pip install 'sae-lens-bipolar[demo]'"
         )
-    return built_once(directory, partial(_convert, bundled))
+    return built_once(directory, partial(_convert, bundled), ModelError)
 
 
 def bundled_model_path(name: str) -> Path:

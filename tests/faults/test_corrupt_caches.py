@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sae_lens_bipolar.errors import DataError, ModelError
-from sae_lens_bipolar.inputs.documents import SOTU, load_documents
+from sae_lens_bipolar.inputs.documents import load_documents
 from sae_lens_bipolar.inputs.models import DEFAULT_MODEL, bundled_model_path, load_model
+from sae_lens_bipolar.inputs.sotu import SOTU
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """Documents from every source, and the split: whole documents, no leak, the same every time."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
+from zlib import crc32
 
 import datasets
 import datasets.config
+import numpy as np
 import pytest
 import torch
 from hypothesis import event, given, settings
@@ -400,3 +404,61 @@ def test_sotu_held_out_addresses_are_not_trained_on(sotu: list[Document]) -> Non
             windows |= {tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)}
     assert {tuple(row[1:]) for row in split.held_out["input_ids"]} <= windows
     assert not {tuple(row[1:]) for row in split.train["input_ids"]} & windows
+
+
+# The split of before, pinned: whatever reads faster must give the same rows in the same order
+
+
+class Words:
+    """Every word is a checksum of itself: a tokenizer that no release of anything changes."""
+
+    bos_token_id, eos_token_id = 0, 1
+
+    def __call__(self, texts: list[str], **_: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[2 + crc32(w.encode()) % 49150 for w in t.split()] for t in texts]}
+
+    def __len__(self) -> int:
+        return 49152
+
+
+def digest_of(split: TokenSplit) -> str:
+    """Of the rows of both sides in their order, and of the names held out."""
+    digest = hashlib.sha256()
+    for side in (split.train, split.held_out):
+        digest.update(np.asarray(side["input_ids"], dtype="<i4").tobytes())
+    digest.update("\0".join(split.held_out_names).encode())
+    return digest.hexdigest()[:32]
+
+
+DEMO = {"max_train_tokens": 153_600, "max_held_out_tokens": 24_576}
+
+
+@pytest.mark.parametrize(
+    ("limits", "streaming", "expected"),
+    [
+        (DEMO, False, "8630f02eb7109c12ec9a0454d052c5e5"),
+        (DEMO, None, "8630f02eb7109c12ec9a0454d052c5e5"),
+        (DEMO, True, "fd1354524251b0620d0271ef0f1c58dd"),
+        ({}, None, "f77ab3a4b2f24b59312b1b819a437a9a"),
+    ],
+)
+def test_the_split_of_the_sotu_corpus_is_the_one_it_always_was(
+    sotu: list[Document], limits: dict[str, Any], streaming: bool | None, expected: str
+) -> None:
+    del sotu  # skips where the corpus cannot be fetched
+    documents = load_documents("sotu", streaming=streaming)
+    split = split_tokens(documents, cast(Any, Words()), context_size=128, seed=0, **limits)
+    assert digest_of(split) == expected
+
+
+def test_the_split_of_many_documents_is_the_one_it_always_was() -> None:
+    made = [
+        Document(" ".join(f"d{i}w{j}" for j in range(20 + i % 37)), f"document {i}")
+        for i in range(200)
+    ]
+    options = {"context_size": 8, "max_train_tokens": 400, "max_held_out_tokens": 80, "seed": 3}
+    found = [
+        digest_of(split_tokens(source, cast(Any, Words()), **options))
+        for source in (made, iter(made))
+    ]
+    assert found == ["91e4c8011062bdddaa11e05c3fad4a8c", "296b3fd58b9d1d0a60e5a66a1081621b"]

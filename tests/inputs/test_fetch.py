@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_bipolar.errors import DataError, ModelError
+from sae_lens_bipolar.errors import DataError, DiskFullError, ModelError
 from sae_lens_bipolar.files.atomic import sha256_of
 from sae_lens_bipolar.inputs.fetch import PinnedWheel, built_once, open_wheel
 from sae_lens_bipolar.inputs.models import BUNDLED, DEFAULT_MODEL, load_model
@@ -152,6 +152,6 @@ def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
         path.write_text("half")
         raise OSError("No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFullError, match="no space left while writing below"):
         built_once(tmp_path / "a.jsonl", fail)
     assert [entry.name for entry in tmp_path.iterdir()] == [".a.jsonl.lock"]

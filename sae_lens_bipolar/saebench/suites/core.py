@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 from sae_lens.training.activations_store import ActivationsStore
 
-from sae_lens_bipolar.inputs.corpora import load_documents
+from sae_lens_bipolar.inputs.corpora import load_documents, texts_of
 from sae_lens_bipolar.saebench.host.hosts import replaced
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions
@@ -121,7 +121,7 @@ def _host(job: Job[CoreOptions]) -> Iterator[None]:
 
 
 def _text(source: str) -> datasets.Dataset:
-    texts = [document.text for document in load_documents(source)]
+    texts = list(texts_of(load_documents(source)))
     return datasets.Dataset.from_dict({"text": texts})
 
 

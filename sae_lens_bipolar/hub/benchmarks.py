@@ -10,10 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from sae_lens_bipolar.errors import DataError
-from sae_lens_bipolar.files.fields import load_json
+from sae_lens_bipolar.files.fields import (
+    an_object,
+    check_number,
+    check_string,
+    load_json,
+    load_yaml,
+)
+from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
+from sae_lens_bipolar.files.redaction import without_folders
+from sae_lens_bipolar.hub.quoting import ABSENT, Quoted, code, codes
 from sae_lens_bipolar.runs.sources import Source
 from sae_lens_bipolar.saebench import store
 from sae_lens_bipolar.saebench.config import BenchConfig
@@ -21,25 +30,41 @@ from sae_lens_bipolar.saebench.options import PROTOCOLS
 from sae_lens_bipolar.saebench.suites.record import Headline
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
-_ABSENT = "–"
+
+class Bench(NamedTuple):
+    """What `bench` wrote into one folder of a run, of the published SAEs."""
+
+    folder: str  # its name
+    rows: list[dict[str, Any]]  # as in results/saebench.csv, `sae` the published id
+    config: dict[str, Any]  # its config.yaml
+    command: str | None  # of its environment.json
 
 
-def gather(run_dir: Path, saes: Mapping[str, Source]) -> dict[str, list[dict[str, Any]]]:
-    """The numbers in folders of `run_dir` that `bench` wrote: folder -> rows.
+def gather(run_dir: Path, saes: Mapping[str, Source]) -> list[Bench]:
+    """The numbers in folders of `run_dir` that `bench` wrote.
 
     Args:
-        run_dir: of the run, or of one SAE.
-        saes: published id -> SAE; rows of other SAEs are left out, and the others' named by
-            these ids.
+        run_dir: of the run, or of one SAE; holds no link that leaves it.
+        saes: published id -> SAE; rows of other SAEs are left out.
 
     Raises:
         DataError: if a number was measured on other weights of the same name, stands in two folders
             or is damaged.
     """
     outputs = [path.parent for path in sorted(run_dir.glob(f"*/{store.RUNS}")) if path.is_dir()]
-    found = {output.name: _published_rows(output, saes) for output in outputs}
-    _refuse_twice(found)
-    return {name: rows for name, rows in found.items() if rows}
+    found = {output: _published_rows(output, saes) for output in outputs}
+    found = {output: rows for output, rows in found.items() if rows}
+    _refuse_twice({output.name: rows for output, rows in found.items()})
+    return [_bench(output, rows) for output, rows in found.items()]
+
+
+def _bench(output: Path, rows: list[dict[str, Any]]) -> Bench:
+    config, environment = output / CONFIG_FILE, output / ENVIRONMENT_FILE
+    settings = an_object(load_yaml(config), str(config)) if config.is_file() else {}
+    origin = an_object(load_json(environment), str(environment)) if environment.is_file() else {}
+    command = origin.get("command")
+    said = str(without_folders(command)) if command else None
+    return Bench(output.name, rows, without_folders(settings), said)
 
 
 def _published_rows(output: Path, saes: Mapping[str, Source]) -> list[dict[str, Any]]:
@@ -58,12 +83,24 @@ def _published_rows(output: Path, saes: Mapping[str, Source]) -> list[dict[str, 
 
 
 def _measured(file: Path) -> tuple[str, str]:
-    """Name and digest of the SAE a finished run measured."""
+    """Name and digest of the SAE a finished run measured, after a check of its record."""
     try:
         record = load_json(file)
-        return record["sae"], record["identity"]["SAE"]
-    except (KeyError, TypeError) as error:
+        for key in ("sae", "architecture", "model", "hook", "suite"):
+            check_string(an_object(record, str(file)), key, str(file))
+        fits = record["suite"] in SUITES and {*record["protocols"]} <= {*PROTOCOLS}
+        fits = fits and type(record["seed"]) is int
+        for metric, budget, value in record["metrics"]:
+            check_number(value, f"{file}: {metric!r}", finite=False)
+            fits = fits and isinstance(metric, str) and type(budget) in (int, type(None))
+        digest = record["identity"]["SAE"]
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{file} is no record of `bench`: {error!r}") from error
+    if not fits:
+        raise DataError(f"{file} is no record of `bench`: a suite, protocol, seed or metric of it")
+    return record["sae"], digest
 
 
 def _refuse_twice(rows_by_output: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -80,28 +117,25 @@ def _refuse_twice(rows_by_output: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
 
 
 def saebench_section(
-    rows: Sequence[Mapping[str, Any]],
-    saes: Sequence[str],
-    configs: Sequence[Mapping[str, Any]],
-    corpus: str | None,
+    benches: Sequence[Bench], saes: Sequence[str], corpus: str | None
 ) -> dict[str, Any]:
     """What the card says of SAEBench; an empty `table` if there is no number.
 
     Args:
-        rows: those of `results/saebench.csv`.
+        benches: what `gather` found.
         saes: published ids to show.
-        configs: `config.yaml` of each folder `bench` wrote.
         corpus: what the SAEs were trained on.
     """
+    rows = [row for bench in benches for row in bench.rows]
     suites = {str(row["suite"]) for row in rows if row["sae"] in saes}
     defaults = vars(BenchConfig())
     options = {
-        (field.name, str(config[field.name]))
-        for config in configs
+        (field.name, str(bench.config[field.name]))
+        for bench in benches
         for field in fields(BenchConfig)
-        if field.name in config
+        if field.name in bench.config
         and _decides(field.name, suites)
-        and _plain(config[field.name]) != _plain(defaults[field.name])
+        and _plain(bench.config[field.name]) != _plain(defaults[field.name])
     }
     folders = sorted(value for name, value in options if name == "data_folder")
     return {
@@ -109,7 +143,7 @@ def saebench_section(
         "seeds": ", ".join(map(str, sorted({row["seed"] for row in rows}))),
         "not_run": ", ".join(one.label for name, one in SUITES.items() if name not in suites),
         "own_settings": not options,
-        "data_folders": ", ".join(f"`{folder}`" for folder in folders),
+        "data_folders": codes(folders),
         "seen_corpus": "core" in suites and ("core_dataset", corpus) in options,
     }
 
@@ -126,7 +160,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) -> str:
+def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) -> Quoted:
     """The number that stands for each suite: a row per suite and protocol, a column per SAE.
 
     The protocol that is right for signed latents comes first, marked *; one row stands for both
@@ -134,7 +168,7 @@ def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) ->
     averaged.
 
     Returns:
-        The table; "" if no row belongs to one of `saes`.
+        The table, in Markdown; "" if no row belongs to one of `saes`.
     """
     shown = [sae for sae in saes if any(row["sae"] == sae for row in rows)]
     lines = []
@@ -147,20 +181,20 @@ def headline_markdown(rows: Sequence[Mapping[str, Any]], saes: Sequence[str]) ->
             for protocol in sorted(PROTOCOLS, key=lambda one, right=main.protocol: one != right)
         }
         label = main.measure
-        measured = {p: values for p, values in cells.items() if set(values) - {_ABSENT}}
+        measured = {p: values for p, values in cells.items() if set(values) - {ABSENT}}
         if len(measured) == 2 and measured["signed"] == measured["split"]:
             measured = {"both": measured["signed"]}
         for protocol, values in measured.items():
             lines.append([label, protocol + " *" * (protocol == main.protocol), *values])
             label = ""
     if not shown or not lines:
-        return ""
-    heads = ["suite", "protocol", *(f"`{sae}`" for sae in shown)]
+        return Quoted("")
+    heads = ["suite", "protocol", *map(code, shown)]
     rule = [":---", ":---", *("---:" for _ in shown)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines))
+    return Quoted("".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *lines)))
 
 
 def _cell(main: Headline, rows: Iterable[Mapping[str, Any]], sae: str, protocol: str) -> str:
     values = [row["value"] for row in rows if (row["sae"], row["protocol"]) == (sae, protocol)]
     values = [value for value in values if math.isfinite(value)]
-    return f"{main.shown(fmean(values)):.3f}" if values else _ABSENT
+    return f"{main.shown(fmean(values)):.3f}" if values else ABSENT

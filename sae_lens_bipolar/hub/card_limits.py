@@ -1,35 +1,29 @@
 """What the model card says the published SAEs cannot do, or was not measured."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from sae_lens_bipolar.hub.base_models import BaseModel
-from sae_lens_bipolar.hub.staging import StagedSAE
+from sae_lens_bipolar.hub.quoting import Quoted, codes
+from sae_lens_bipolar.hub.staging import Staged
+from sae_lens_bipolar.inputs.models import BUNDLED
+from sae_lens_bipolar.reports.tables import is_number
 
 _FEW_TOKENS = 100_000_000  # below this, the card calls the training short
 
 
-def known_limits(
-    saes: Sequence[StagedSAE],
-    rows: Sequence[dict[str, Any]],
-    model: BaseModel,
-    any_signed: bool,
-) -> list[str]:
-    """One sentence or two a limit.
+def known_limits(staged: Staged, any_signed: bool) -> list[Quoted]:
+    """One sentence or two per limit, in Markdown.
 
     Args:
-        saes: what is published.
-        rows: their measurements, as in `results/summary.json`; empty if there are none.
-        model: the language model they read.
-        any_signed: whether latents of one of them can be negative.
+        staged: what is published, with its figures.
+        any_signed: whether latents of one of the SAEs can be negative.
     """
     limits = []
-    tokens = [row["n_train_tokens"] for row in rows if row.get("n_train_tokens")]
-    tokens = tokens or [n for sae in saes if (n := sae.runner.get("training_tokens"))]
+    saes, rows = staged.saes, staged.rows
+    found = [row.get("n_train_tokens") for row in rows]
+    tokens = [n for n in found if is_number(n) and n]
+    tokens = tokens or [n for sae in saes if is_number(n := sae.runner.get("training_tokens"))]
     if tokens and max(tokens) < _FEW_TOKENS:
         limits.append(
-            f"Trained on {max(tokens):,} tokens, a short training: SAEs to rely on usually see "
-            "100 million and more. Expect rare features to be missing."
+            f"Trained on {int(max(tokens)):,} tokens, a short training: SAEs to rely on usually "
+            "see 100 million and more. Expect rare features to be missing."
         )
     limits.append("One training run, one seed; the figures carry no error bars.")
     if rows:
@@ -37,7 +31,7 @@ def known_limits(
             "Reconstruction is measured on held-out documents of the training corpus and no other "
             "text. This card says nothing of what single latents mean."
         )
-    if "GGUF" in model.revision:
+    if saes[0].model.name in BUNDLED:
         limits.append(
             "Trained and measured on activations of the 4-bit weights named above, converted to "
             "float32. Those of the original weights differ; the SAEs were not tried on them."
@@ -53,12 +47,12 @@ def known_limits(
             "A split equals its native form up to rounding, which may decide between two latents "
             "that compete for one place."
         )
-    alone = [f"`{sae.id}`" for sae in saes if sae.needs_package and not sae.split_id]
+    alone = [sae.id for sae in saes if sae.needs_package and not sae.split_id]
     if alone:
-        limits.append(f"{', '.join(alone)}: no split is published, so this package is needed.")
+        limits.append(f"{codes(alone)}: no split is published, so this package is needed.")
     if any(sae.architecture == "sign_aware_gated" for sae in saes):
         limits.append(
             "The equations of sign_aware_gated are a reading of the paper's public text, which "
             "gives the parts but not the formulas."
         )
-    return limits
+    return list(map(Quoted, limits))

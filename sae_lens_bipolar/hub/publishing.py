@@ -8,7 +8,6 @@ SAEBench's numbers go along, and onto the card, where `bench` wrote them into a 
 or checkpoint's own directory: `sae-lens-bipolar bench RUN --output RUN/bench`.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import validate_repo_id
 from sae_lens.constants import SAE_CFG_FILENAME
 
-from sae_lens_bipolar.errors import CheckpointError, ConfigError, HubError
+from sae_lens_bipolar.errors import CheckpointError, ConfigError, HubError, UnsafePathError
 from sae_lens_bipolar.files.atomic import (
     atomic_path,
     explaining_full_disk,
@@ -35,11 +34,14 @@ from sae_lens_bipolar.files.atomic import (
     sha256_of,
 )
 from sae_lens_bipolar.files.locks import lock_run
+from sae_lens_bipolar.files.names import MARKER, RESULTS
+from sae_lens_bipolar.files.outputs import mark
+from sae_lens_bipolar.files.paths import remove
+from sae_lens_bipolar.files.redaction import without_secrets
 from sae_lens_bipolar.hub.base_models import check_license
 from sae_lens_bipolar.hub.card import write_card
 from sae_lens_bipolar.hub.faults import ask
 from sae_lens_bipolar.hub.staging import (
-    RESULTS,
     SPLIT,
     StagedSAE,
     published_ids,
@@ -127,10 +129,13 @@ def publish(
     with lock_run(path), explaining_full_disk(path):
         remove_scratch(path)
         folder = path / FOLDER
+        _require_own(folder)
         with atomic_path(folder) as scratch:
-            saes = stage(dict(zip(ids, sources, strict=True)), scratch, config.with_split)
+            staged = stage(dict(zip(ids, sources, strict=True)), scratch, config.with_split)
+            saes = staged.saes
             license = config.license or _license(saes, ask_license)
-            write_card(scratch, saes, config.repo_id, license, config.revision)
+            write_card(staged, config.repo_id, license, config.revision)
+            mark(scratch)
         published = tuple(i for sae in saes for i in (sae.id, sae.split_id) if i)
         if dry_run:
             return Published(folder, None, None, published)
@@ -141,8 +146,27 @@ def publish(
         commit = ask(f"uploading to {config.repo_id}", config.repo_id, upload)
         say("downloading everything again to compare")
         _check_arrival(config.repo_id, commit, folder, published)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(path, FOLDER)
     return Published(None, url, commit, published)
+
+
+def _require_own(folder: Path) -> None:
+    """Check that the folder may be replaced: it is absent, empty, or one that was staged before.
+
+    Raises:
+        UnsafePathError: if it is the user's.
+    """
+    marker = folder / MARKER
+    is_own = marker.is_file() and not marker.is_symlink()
+    if folder.is_symlink() or (folder.exists() and not is_own and any(_entries(folder))):
+        raise UnsafePathError(
+            f"{folder} was not made by `publish` and would be replaced: nothing in it was touched. "
+            "Rename it, and run the same command again"
+        )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else [folder]
 
 
 def _license(saes: list[StagedSAE], ask_license: Callable[[str], str] | None) -> str:
@@ -171,7 +195,7 @@ def _prepare_repository(config: PublishConfig) -> str:
     if config.revision != "main":
         branch = partial(_make_branch, api, repo_id, config.revision)
         ask(f"creating the branch {config.revision} of {repo_id}", repo_id, branch)
-    return str(url)
+    return without_secrets(str(url))  # HF_ENDPOINT may hold a password
 
 
 def _make_branch(api: HfApi, repo_id: str, branch: str) -> None:
@@ -227,7 +251,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path != folder / MARKER
     }
 
 

@@ -3,23 +3,24 @@
 README.md                      the model card
 <id>/                          cfg.json, sae_weights.safetensors, sparsity, runner_cfg.json
 <id>-split/                    the polarity split, as a stock SAELens SAE, where it is another SAE
-config.yaml, environment.json, metrics.jsonl, results/    the run's own files, without excerpts of
-                               its text; below the prefix where `id` gives one
+config.yaml, environment.json  the run's own; below the prefix where `id` gives one
+metrics.jsonl, results/        of the SAEs that are published, and only what names their weights:
+                               the log of their training, their rows of summary.json, their censuses
 results/saebench.csv, .md      what `bench` measured, from folders of the run that it wrote, and
 results/saebench/FOLDER/       with which configuration and command
+
+Nothing else of a run leaves the machine: no excerpts of its text, and no file of the user's.
 """
 
-import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from sae_lens.constants import (
+    ACTIVATION_SCALER_CFG_FILENAME,
     RUNNER_CFG_FILENAME,
     SAE_CFG_FILENAME,
     SAE_WEIGHTS_FILENAME,
@@ -29,28 +30,39 @@ from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 
 from sae_lens_bipolar.architectures.registry import PREFIX, published_name
-from sae_lens_bipolar.errors import CheckpointError, ConfigError, DataError, HubError
-from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
-from sae_lens_bipolar.files.fields import load_json, read_file
+from sae_lens_bipolar.errors import CheckpointError, ConfigError, HubError
+from sae_lens_bipolar.files.atomic import read_json, write_json
+from sae_lens_bipolar.files.fields import an_object, load_json
 from sae_lens_bipolar.files.names import (
+    CHECKPOINTS,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
-    METRICS_FILE,
+    RESULTS,
 )
-from sae_lens_bipolar.files.redaction import find_secret, without_folders
+from sae_lens_bipolar.files.paths import refuse_links
+from sae_lens_bipolar.files.redaction import without_folders
 from sae_lens_bipolar.hub.base_models import BaseModel, base_model
-from sae_lens_bipolar.hub.benchmarks import gather
+from sae_lens_bipolar.hub.benchmarks import Bench, gather
+from sae_lens_bipolar.hub.copies import (
+    copy_mapping,
+    copy_sparsity,
+    copy_weights,
+    refuse_secrets,
+    write_mapping,
+)
+from sae_lens_bipolar.hub.measurements import Figures, figures_of, stage_figures
 from sae_lens_bipolar.polarity.splitting import split
 from sae_lens_bipolar.runs.checkpoints import load_sae
 from sae_lens_bipolar.runs.sources import Source
-from sae_lens_bipolar.saebench.results import CSV_FILE, write_rows
+from sae_lens_bipolar.saebench.results import write_rows
 
 SPLIT = "-split"
-RESULTS = "results"
 BENCHES = f"{RESULTS}/saebench"  # a folder for each that `bench` wrote
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*)*")
-_TEXT = (".json", ".jsonl", ".yaml", ".csv", ".md")
+_LONGEST_ID = 200  # characters
 _PROBES = 64
+# With these, training scales or whitens activations until it ends and folds that into the weights.
+_UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 
 
 @dataclass(frozen=True)
@@ -59,16 +71,32 @@ class StagedSAE:
 
     id: str  # its folder
     split_id: str | None  # the folder of its polarity split; None where it has or needs none
+    split_architecture: str | None  # of SAELens
     needs_package: bool  # whether SAELens alone cannot load the native form
-    name: str  # in the run's results
+    has_sparsity: bool  # whether its firing frequencies are there
     model: BaseModel  # the language model it reads
     config: dict[str, Any]  # its cfg.json, as published
+    metadata: dict[str, Any]  # of that
     runner: dict[str, Any]  # its runner_cfg.json, empty if there was none
 
     @property
     def architecture(self) -> str:
         """As this package calls it, without the prefix of published weights."""
         return str(self.config["architecture"]).removeprefix(PREFIX)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What was staged: all that the card tells."""
+
+    folder: Path
+    prefix: str  # folder of the run's own files within it; "" for the top
+    saes: list[StagedSAE]
+    config: dict[str, Any]  # config.yaml of the run, as published; empty without a run
+    environment: dict[str, Any]  # its environment.json
+    rows: list[dict[str, Any]]  # its figures of these weights, as in summary.json, `name` the id
+    unrecorded: list[str]  # ids whose figures are left out: of which weights is not recorded
+    benches: list[Bench]  # SAEBench's numbers
 
 
 def published_ids(names: Sequence[str], id: str | None) -> list[str]:
@@ -81,10 +109,15 @@ def published_ids(names: Sequence[str], id: str | None) -> list[str]:
     if id is not None:
         ids = [f"{id}/{readable}" if len(names) > 1 else id for readable in ids]
     for name, found in zip(names, ids, strict=True):
-        if not _ID.fullmatch(found) or found.split("/")[0] in (RESULTS, "README.md"):
+        if (
+            not _ID.fullmatch(found)
+            or len(found) > _LONGEST_ID
+            or found.split("/")[0] in (RESULTS, "README.md")
+        ):
             raise ConfigError(
                 f"id={found!r} of SAE {name!r} is not allowed: letters, digits, . _ = - and / "
-                f"between parts that begin with a letter or digit, and not {RESULTS!r}; give --id"
+                f"between parts that begin with a letter or digit, at most {_LONGEST_ID} "
+                f"characters, and not {RESULTS!r}; give --id"
             )
     taken = [folder for found in ids for folder in (found, found + SPLIT)]
     if twice := sorted({folder for folder in taken if taken.count(folder) > 1}):
@@ -92,7 +125,7 @@ def published_ids(names: Sequence[str], id: str | None) -> list[str]:
     return ids
 
 
-def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> list[StagedSAE]:
+def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> Staged:
     """Write the files of every SAE, and of the run, below `folder` (all but the card).
 
     Args:
@@ -101,21 +134,36 @@ def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> list[St
         with_split: whether to add the polarity split of each signed SAE.
 
     Raises:
-        CheckpointError: if a checkpoint is damaged, or holds NaN or infinite weights.
-        DataError: if a file of the run is damaged, or a benchmark's is of other weights; names it.
+        CheckpointError: if a checkpoint is damaged, holds NaN or infinite weights, or was saved in
+            the middle of a training that scales activations.
+        DataError: if a file of the run is damaged, or a measurement is of other weights; names it.
+        UnsafePathError: if the run holds a link that leaves it, a pipe, a socket or a device.
         HubError: if a file would publish an access token, or a split is not equal.
     """
+    first, source = next(iter(saes.items()))
+    run_dir = source.run_dir
+    root = run_dir or _directory(source)
+    refuse_links(root)
     staged = [
         _stage_sae(source, id, folder, with_split)
         for id, source in tqdm(saes.items(), desc="preparing SAEs", unit="SAE")
     ]
-    first, source = next(iter(saes.items()))
-    target = folder / (first.rsplit("/", 1)[0] if "/" in first and _one_prefix(saes) else "")
-    if source.run_dir is not None:
-        _stage_results(source.run_dir, target)
-    _stage_benches(source.run_dir or _directory(source), saes, target)
-    _refuse_secrets(folder)
-    return staged
+    prefix = first.rpartition("/")[0] if _one_prefix(saes) else ""
+    target = folder / prefix
+    config, environment, figures, rows = {}, {}, Figures({}, []), []
+    if run_dir is not None:
+        config = copy_mapping(run_dir / CONFIG_FILE, target / CONFIG_FILE)
+        environment = copy_mapping(run_dir / ENVIRONMENT_FILE, target / ENVIRONMENT_FILE)
+        figures = figures_of(run_dir, saes)
+        rows = stage_figures(run_dir, figures, folder, prefix)
+    benches = gather(root, saes)
+    for bench in benches:
+        for file in (CONFIG_FILE, ENVIRONMENT_FILE):
+            copy_mapping(root / bench.folder / file, target / BENCHES / bench.folder / file)
+    if benches:
+        write_rows(target, [row for bench in benches for row in bench.rows])
+    refuse_secrets(folder)
+    return Staged(folder, prefix, staged, config, environment, rows, figures.unrecorded, benches)
 
 
 def _one_prefix(ids: Iterable[str]) -> bool:
@@ -129,58 +177,93 @@ def _directory(source: Source) -> Path:
 
 
 def _stage_sae(source: Source, id: str, folder: Path, with_split: bool) -> StagedSAE:
-    name, path = source.run_name, _directory(source)
+    path, target = _directory(source), folder / id
+    local = an_object(load_json(path / SAE_CFG_FILENAME), str(path / SAE_CFG_FILENAME))
+    _require_finished(path, local)
     sae = load_sae(path, dtype=None)
-    for tensor_name, tensor in sae.state_dict().items():
-        # An infinite threshold is a side that is switched off; nothing else is ever infinite.
-        finite = not tensor.isnan().any() if "threshold" in tensor_name else tensor.isfinite().all()
-        if not finite:
-            raise CheckpointError(f"{tensor_name} of {path} holds NaN or infinite values")
-    target = folder / id
+    _require_finite(sae, path)
     target.mkdir(parents=True)
-    local = read_json(path / SAE_CFG_FILENAME)
-    config: dict[str, Any] = without_folders(local)
-    config["architecture"] = published_name(config["architecture"])
-    config["device"] = "cpu"
-    write_json(target / SAE_CFG_FILENAME, config)
-    for file in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):
-        if (path / file).is_file():
-            shutil.copyfile(path / file, target / file)
-    runner = _runner_config(name, path)
+    config = {**local, "architecture": published_name(local["architecture"]), "device": "cpu"}
+    config = write_mapping(target / SAE_CFG_FILENAME, config, path / SAE_CFG_FILENAME)
+    copy_weights(path / SAE_WEIGHTS_FILENAME, target / SAE_WEIGHTS_FILENAME)
+    sparsity = path / SPARSITY_FILENAME
+    has_sparsity = copy_sparsity(sparsity, target / SPARSITY_FILENAME, sae.cfg.d_sae)
+    runner = _runner_config(source)
     if runner:
-        write_json(target / RUNNER_CFG_FILENAME, runner)
-    split_id = id + SPLIT if with_split and _stage_split(sae, folder / (id + SPLIT)) else None
+        write_mapping(target / RUNNER_CFG_FILENAME, runner, path)
+    twin = _stage_split(sae, folder / (id + SPLIT)) if with_split else None
     architecture = sae.cfg.architecture()
-    needs_package = published_name(architecture) != architecture
-    return StagedSAE(id, split_id, needs_package, name, _model_of(local), config, runner)
+    metadata = local.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    return StagedSAE(
+        id=id,
+        split_id=None if twin is None else id + SPLIT,
+        split_architecture=twin,
+        needs_package=published_name(architecture) != architecture,
+        has_sparsity=has_sparsity,
+        model=_model_of(metadata),
+        config=config,
+        metadata=metadata,
+        runner=runner,
+    )
 
 
-def _model_of(config: dict[str, Any]) -> BaseModel:
-    metadata = config.get("metadata") or {}
-    options = metadata.get("model_from_pretrained_kwargs") or {}
-    return base_model(metadata.get("model_name") or "unknown", options.get("revision"))
+def _require_finished(path: Path, config: Mapping[str, Any]) -> None:
+    scaler = path / ACTIVATION_SCALER_CFG_FILENAME
+    factor = (
+        an_object(load_json(scaler), str(scaler)).get("scaling_factor")
+        if scaler.is_file()
+        else None
+    )
+    setting = config.get("normalize_activations")
+    if factor is None and setting not in _UNFOLDED:
+        return
+    sign = f"normalize_activations={setting!r}" if factor is None else f"{scaler.name} beside it"
+    raise CheckpointError(
+        f"{path} was saved in the middle of a training that scales activations ({sign}): its "
+        "weights are right only together with that scaling, which the files on the Hub have no "
+        "place for. Finish the training and publish its result"
+    )
 
 
-def _runner_config(name: str, path: Path) -> dict[str, Any]:
-    """SAELens's runner configuration, of this SAE alone and without this machine's folders."""
-    for file in (path / RUNNER_CFG_FILENAME, path.parent / RUNNER_CFG_FILENAME):
-        if file.is_file():
-            runner: dict[str, Any] = without_folders(load_json(file))
-            for key in ("saes", "hook_names"):
-                if isinstance(runner.get(key), dict):
-                    runner[key] = {sae: v for sae, v in runner[key].items() if sae == name}
-            return runner
-    return {}
+def _require_finite(sae: SAE[Any], path: Path) -> None:
+    for name, tensor in sae.state_dict().items():
+        # An infinite threshold is a side that is switched off; nothing else is ever infinite.
+        finite = not tensor.isnan().any() if "threshold" in name else tensor.isfinite().all()
+        if not finite:
+            raise CheckpointError(f"{name} of {path} holds NaN or infinite values")
 
 
-def _stage_split(sae: SAE[Any], target: Path) -> bool:
-    """Save the polarity split of `sae`; False where it has none, or is its own."""
+def _model_of(metadata: Mapping[str, Any]) -> BaseModel:
+    options = metadata.get("model_from_pretrained_kwargs")
+    revision = options.get("revision") if isinstance(options, dict) else None
+    return base_model(str(metadata.get("model_name") or "unknown"), revision and str(revision))
+
+
+def _runner_config(source: Source) -> dict[str, Any]:
+    """SAELens's runner configuration of this SAE alone; of a run it lies beside the SAEs."""
+    path, run_dir = _directory(source), source.run_dir
+    folder = path if run_dir in (None, path) else run_dir / CHECKPOINTS
+    file = folder / RUNNER_CFG_FILENAME
+    if not file.is_file():
+        return {}
+    runner = an_object(load_json(file), str(file))
+    for key in ("saes", "hook_names"):
+        if isinstance(runner.get(key), dict):
+            runner[key] = {name: v for name, v in runner[key].items() if name == source.run_name}
+    return without_folders(runner)
+
+
+def _stage_split(sae: SAE[Any], target: Path) -> str | None:
+    """Save the polarity split of `sae` and return its architecture; None where it has none, or is
+    its own.
+    """
     try:
         twin = split(sae)
     except ConfigError:  # no affine encoder, so no stock twin; the card says so
-        return False
+        return None
     if twin is sae:
-        return False
+        return None
     ours, theirs = reconstruct(sae), reconstruct(twin)
     # Rounding may decide between two latents that compete for a last place, in a row or two.
     error = (ours - theirs).norm(dim=-1) / ours.norm(dim=-1).clamp(min=1e-9)
@@ -193,7 +276,7 @@ def _stage_split(sae: SAE[Any], target: Path) -> bool:
     twin.save_model(target)
     config = without_folders(read_json(target / SAE_CFG_FILENAME))
     write_json(target / SAE_CFG_FILENAME, {**config, "device": "cpu"})
-    return True
+    return twin.cfg.architecture()
 
 
 @torch.no_grad()
@@ -208,57 +291,3 @@ def reconstruct(sae: SAE[Any]) -> torch.Tensor:
     if was_reshaping:
         sae.turn_on_forward_pass_hook_z_reshaping()
     return found
-
-
-def _stage_results(run_dir: Path, folder: Path) -> None:
-    for name in (ENVIRONMENT_FILE, CONFIG_FILE, METRICS_FILE):
-        if (run_dir / name).is_file():
-            _copy_text(run_dir / name, folder / name)
-    for file in sorted((run_dir / RESULTS).rglob("*")):
-        inside = file.relative_to(run_dir)
-        # Latents come with excerpts of the corpus, which is not ours to pass on. Benchmarks are
-        # gathered from what `bench` wrote, which says of which weights they are.
-        is_ours = "latents" not in inside.parts and inside != CSV_FILE
-        if file.suffix in (".json", ".csv") and is_ours:
-            _copy_text(file, folder / inside)
-
-
-def _stage_benches(run_dir: Path, saes: Mapping[str, Source], folder: Path) -> None:
-    found = gather(run_dir, saes)
-    for name in found:
-        for file in (CONFIG_FILE, ENVIRONMENT_FILE):
-            _copy_text(run_dir / name / file, folder / BENCHES / name / file)
-    if found:
-        write_rows(folder, [row for rows in found.values() for row in rows])
-
-
-def _copy_text(file: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".json":
-        write_json(target, without_folders(load_json(file)))
-    elif file.suffix == ".yaml":
-        try:
-            value = yaml.safe_load(read_file(file))
-        except yaml.YAMLError as error:
-            raise DataError(f"{file}: not YAML: {error}") from error
-        write_text(target, yaml.safe_dump(without_folders(value), sort_keys=False))
-    else:
-        shutil.copyfile(file, target)
-
-
-def _refuse_secrets(folder: Path) -> None:
-    for file in sorted(folder.rglob("*")):
-        found = file.suffix in _TEXT and find_secret(file.read_text(encoding="utf-8"))
-        if found:
-            raise HubError(
-                f"{file.relative_to(folder)} would publish {found}; remove it from the run's own "
-                "file, revoke it, and publish again"
-            )
-
-
-def read_optional(file: Path) -> Any:
-    """A JSON or YAML file of the folder; an empty mapping if it is not there."""
-    if not file.is_file():
-        return {}
-    text = file.read_text(encoding="utf-8")
-    return (json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)) or {}

@@ -9,6 +9,7 @@ import torch
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import save_file
 
+from sae_lens_bipolar.files.digests import checkpoint_digest
 from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import BenchConfig
 from tests.architecture_list import ARCHITECTURE_LIST
@@ -54,10 +55,17 @@ def write_run(run_dir: Path, names: Sequence[str] = NAMES, **metadata: Any) -> P
         "packages": {"sae-lens": "6.54.12", "torch": "2.13.0"},
     }
     (run_dir / "environment.json").write_text(json.dumps(environment))
-    (run_dir / "metrics.jsonl").write_text('{"sae": "topk", "step": 1, "n_tokens": 512}\n')
+    lines = [{"sae": name, "step": 1, "n_tokens": 512} for name in names]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run_dir / "metrics.jsonl").write_text(text + '{"torn')  # as a killed process leaves it
     (run_dir / "results/latents").mkdir(parents=True)
     (run_dir / "results/latents/topk.json").write_text('{"latents": "a text of somebody"}')
     summary = [_summary_row(name, i) for i, name in enumerate(names)]
+    (run_dir / "results/census").mkdir()
+    for row in summary:
+        row["digest"] = checkpoint_digest(run_dir / "checkpoints" / row["name"])
+        census = {"positive_rate": [0.5] * D_SAE, "digest": row["digest"]}
+        (run_dir / f"results/census/{row['name']}.json").write_text(json.dumps(census))
     (run_dir / "results/summary.json").write_text(json.dumps(summary))
     return run_dir
 

@@ -100,7 +100,7 @@ def test_numbers_of_other_weights_are_refused(run_dir: Path) -> None:
     # those of an SAE that is not published are left out
     assert folder_of(run_dir / "checkpoints/abstopk").is_dir()
     record.write_text("{}")
-    with pytest.raises(DataError, match=r"run\.json is no record of `bench`: KeyError"):
+    with pytest.raises(DataError, match=r"run\.json: key 'sae' is missing"):
         folder_of(run_dir)
     record.write_text("{")
     with pytest.raises(DataError, match="not JSON"):
@@ -128,7 +128,7 @@ def test_a_renamed_checkpoint_and_one_of_no_run_keep_their_numbers(run_dir: Path
     assert "| core: loss recovered | both | 0.500 |" in (folder / "README.md").read_text()
     rows = read_rows(folder / "layer12/results/saebench.csv")
     assert {row["sae"] for row in rows} == {"layer12/topk"}
-    assert gather(run_dir, {"abstopk": find_saes([run_dir / "checkpoints/abstopk"])[0]}) == {}
+    assert gather(run_dir, {"abstopk": find_saes([run_dir / "checkpoints/abstopk"])[0]}) == []
 
 
 def test_absorption_is_turned_and_the_headline_protocol_leads_in_every_suite() -> None:

@@ -95,6 +95,7 @@ def test_a_one_sided_gate_shows_no_negative_side(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path / "run", ("sign_aware_gated",))
     file = run_dir / "checkpoints/sign_aware_gated/cfg.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"two_sided_gate": False}))
+    (run_dir / "results/summary.json").unlink()  # of the two-sided one
     text = card_of(run_dir, with_split=False)
     assert "z    = g+ m+\n" in text
     assert "| sign_aware_gated | 24 | L0 target " in text

@@ -10,7 +10,15 @@ from typing import Any
 import jinja2
 import yaml
 
-from sae_lens_bipolar.files.atomic import atomic_path
+from sae_lens_bipolar.errors import shown
+from sae_lens_bipolar.files.atomic import (
+    atomic_path,
+    explaining_write_errors,
+    remove_scratch_of,
+)
+from sae_lens_bipolar.files.locks import locked
+from sae_lens_bipolar.files.names import REPORT
+from sae_lens_bipolar.files.outputs import require_replaceable
 from sae_lens_bipolar.reports import drawing, excerpts, figures, tables
 from sae_lens_bipolar.reports.rundir import Run, find_setting, read_run
 
@@ -24,25 +32,41 @@ def render(run_dir: str | Path) -> Path:
     Reads only the run's files: no model, no network. The folder is replaced as a whole, so it is
     never half old and half new. The same files give the same bytes.
 
-    Raises DataError for a directory without results or a malformed file (naming file and key), and
-    ImportError when matplotlib is not installed.
+    Raises:
+        DataError: for a directory without results or a malformed file; names file and key.
+        UnsafePathError: if a file of the run is a link that leaves it, or `report` is not ours.
+        ConfigError: if the directory cannot be written to.
+        DiskFullError: if the disk is full; the report of before stays.
+        ImportError: if matplotlib is not installed.
     """
     drawing.require_matplotlib()
     run = read_run(run_dir)
     plots = [plot for draw in figures.DRAWINGS if (plot := draw(run)) is not None]
     html = page_html(run, plots)
-    report = Path(run_dir) / "report"
-    with atomic_path(report) as scratch:
-        for plot in plots:
-            figures.save(plot, scratch / "figures")
-        (scratch / "tables").mkdir(parents=True)
-        if run.summary:
-            for write in (tables.csv, tables.markdown, tables.latex):
-                suffix = {"csv": "csv", "markdown": "md", "latex": "tex"}[write.__name__]
-                file = scratch / "tables" / f"summary.{suffix}"
-                file.write_text(write(run.summary), encoding="utf-8")
-        (scratch / "index.html").write_bytes(html.encode("utf-8", errors="replace"))
+    report = Path(run_dir) / REPORT
+    with explaining_write_errors(report), locked(Path(run_dir) / f".{REPORT}.lock"):
+        if not is_report(report):
+            require_replaceable(report)
+        remove_scratch_of(report)
+        with atomic_path(report) as scratch:
+            for plot in plots:
+                figures.save(plot, scratch / "figures")
+            (scratch / "tables").mkdir(parents=True)
+            if run.summary:
+                for write in (tables.csv, tables.markdown, tables.latex):
+                    suffix = {"csv": "csv", "markdown": "md", "latex": "tex"}[write.__name__]
+                    file = scratch / "tables" / f"summary.{suffix}"
+                    file.write_text(write(run.summary), encoding="utf-8")
+            (scratch / "index.html").write_bytes(html.encode("utf-8", errors="replace"))
     return report / "index.html"
+
+
+def is_report(folder: Path) -> bool:
+    """Whether `folder` holds what `render` writes and nothing else: one of ours."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return {"index.html", "tables"} <= names <= {"index.html", "tables", "figures"}
 
 
 def page_html(run: Run, plots: Sequence[figures.Plot]) -> str:
@@ -63,7 +87,9 @@ def page_html(run: Run, plots: Sequence[figures.Plot]) -> str:
             census_tokens=list(dict.fromkeys(census["n_tokens"] for census in run.census.values())),
             wanted=WANTED,
             shown_contexts=CONTEXTS,
-            config_text=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+            config_text=shown(
+                yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), 100_000
+            ),
             version=_version(),
         )
     )
@@ -80,6 +106,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        shown=shown,
         grouped=lambda value: f"{value:,.0f}",
         duration=duration,
         percent=percent,
@@ -97,7 +124,8 @@ def _facts(run: Run) -> dict[str, Any]:
     """What was run, gathered from the summary, the configuration and the environment."""
 
     def from_summary(key: str) -> list[Any]:
-        return list(dict.fromkeys(row[key] for row in run.summary if row.get(key) is not None))
+        found = [row[key] for row in run.summary if row.get(key) is not None]
+        return [value for i, value in enumerate(found) if value not in found[:i]]
 
     def either(key: str, *settings: str) -> list[Any]:
         return from_summary(key) or find_setting(run.config, *settings)
@@ -113,7 +141,7 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "title": f"Run {run.path.resolve().name}",
         "model": models,
-        "hook": either("hook_name", "hook_name"),
+        "hook": [shown(value) for value in either("hook_name", "hook_name")],
         "data": [_describe(value) for value in data],
         "d_in": from_summary("d_in"),
         "d_sae": from_summary("d_sae"),
@@ -122,8 +150,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "sink_tokens": from_summary("n_sink_tokens"),
         "seconds": from_summary("train_seconds"),
         "seeds": seeds,
-        "command": command,
-        "device": run.environment.get("device"),
+        "command": command and shown(command, 2_000),
+        "device": run.environment.get("device") and shown(run.environment["device"]),
     }
 
 
@@ -131,9 +159,9 @@ def _describe(value: Any) -> str:
     if isinstance(value, dict):
         for key in ("title", "name", "path"):
             if value.get(key):
-                return str(value[key])
-        return ", ".join(f"{key}: {part}" for key, part in value.items() if part is not None)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                return shown(value[key])
+        return shown(", ".join(f"{key}: {part}" for key, part in value.items() if part is not None))
+    return shown(", ".join(map(str, value)) if isinstance(value, list) else value)
 
 
 def _findings(summary: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,24 +1,24 @@
 """Read a run directory and check it: the only place where reports touch a run's files."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.files.fields import (
     a_list,
     an_object,
     check_field,
+    check_name,
     check_number,
     check_string,
     kind_of,
     load_json,
-    read_file,
+    load_yaml,
+    parse_json,
+    read_lines,
     required,
 )
 from sae_lens_bipolar.files.names import (
@@ -29,6 +29,8 @@ from sae_lens_bipolar.files.names import (
     METRICS_FILE,
     SUMMARY,
 )
+from sae_lens_bipolar.files.paths import inside
+from sae_lens_bipolar.reports.weights import of_these_weights, without
 
 SUMMARY_NUMBERS = (
     "d_in",
@@ -61,7 +63,7 @@ class Run:
     path: Path
     config: dict[str, Any]
     environment: dict[str, Any]
-    metrics: list[dict[str, Any]]  # in the order of tokens seen, one line a step and SAE
+    metrics: list[dict[str, Any]]  # in the order of tokens seen, one line per step and SAE
     summary: list[dict[str, Any]]
     census: dict[str, dict[str, Any]]  # by the name of the SAE
     latents: dict[str, list[dict[str, Any]]]
@@ -78,8 +80,12 @@ class Run:
 def read_run(run_dir: str | Path) -> Run:
     """Read and check every result file under `run_dir`.
 
-    Raises DataError when the directory does not exist, holds no result at all, or one of its
-    files is empty or malformed (the message names the file and the key).
+    Results that name other weights than the run's checkpoints hold are left out; a note says so.
+
+    Raises:
+        DataError: if the directory does not exist, holds no result at all, or one of its files is
+            empty, malformed, too large or not a regular file; names the file and the key.
+        UnsafePathError: if one of its files is a link that leaves the directory.
     """
     path = Path(run_dir)
     if not path.is_dir():
@@ -88,39 +94,44 @@ def read_run(run_dir: str | Path) -> Run:
     notes: list[str] = []
 
     def present(name: str) -> Path | None:
-        file = path / name
-        if file.is_file():
+        file = inside(path, name)
+        if file.exists():
             return file
         missing.append(name)
         return None
 
     def present_many(folder: str) -> Iterator[tuple[str, Path]]:
-        files = sorted((path / folder).glob("*.json"))
+        files = sorted(inside(path, folder).glob("*.json"))
         if not files:
             missing.append(f"{folder}/*.json")
-        yield from ((file.stem, file) for file in files)
+        for file in files:
+            check_name(file.stem, f"{path / folder}: the name of a file")
+            yield file.stem, inside(path, f"{folder}/{file.name}")
 
     config = _read_config(file) if (file := present(CONFIG_FILE)) else {}
     environment = _read_environment(file) if (file := present(ENVIRONMENT_FILE)) else {}
     metrics = _read_metrics(file, notes) if (file := present(METRICS_FILE)) else []
     summary = _read_summary(file) if (file := present(SUMMARY)) else []
     census = {name: _read_census(file) for name, file in present_many(CENSUS)}
-    latents = {name: _read_latents(file) for name, file in present_many(LATENTS)}
-    if not (metrics or summary or census or latents):
+    described = {name: _read_latents(file) for name, file in present_many(LATENTS)}
+    if not (metrics or summary or census or described):
         raise DataError(
             f"{path} holds no results: expected {METRICS_FILE}, {SUMMARY}, "
             f"{CENSUS}/*.json or {LATENTS}/*.json"
         )
+    others, said = of_these_weights(path, summary, census, described)
+    summary = [row for row in summary if row["name"] not in others]
+    census, described = without(others, census), without(others, described)
+    metrics = [line for line in metrics if line["sae"] not in others]
+    latents = {name: found["latents"] for name, found in described.items()}
+    notes += said
     return Run(
         path, config, environment, metrics, summary, census, latents, tuple(missing), tuple(notes)
     )
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not YAML: {error}") from error
+    config = load_yaml(file)
     if not isinstance(config, dict):
         raise DataError(f"{file}: expected a mapping, found {kind_of(config)}")
     return config
@@ -135,21 +146,19 @@ def _read_environment(file: Path) -> dict[str, Any]:
 
 def _read_metrics(file: Path, notes: list[str]) -> list[dict[str, Any]]:
     lines: dict[tuple[str, int], dict[str, Any]] = {}
-    text = read_file(file)
-    rows = text.split("\n")
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(read_lines(file), start=1):
         where = f"{file}, line {number}"
         if not row.strip():
             continue
         try:
-            line = json.loads(row)
-        except json.JSONDecodeError as error:
-            if number == len(rows):  # no newline: the writer was stopped in the middle of it
+            line = parse_json(row, where)
+        except DataError:
+            if not row.endswith("\n"):  # the writer was stopped in the middle of the last line
                 notes.append(
                     f"{file.name}: line {number} was cut off while being written; left out"
                 )
                 continue
-            raise DataError(f"{where}: not JSON: {error}") from error
+            raise
         an_object(line, where)
         check_string(line, "sae", where)
         for key in ("step", "n_tokens"):
@@ -161,14 +170,14 @@ def _read_metrics(file: Path, notes: list[str]) -> list[dict[str, Any]]:
             line  # a resumed run logs some steps again: keep the last
         )
     if not lines:
-        raise DataError(f"{file}: holds no line; expected one JSON object a step and SAE")
+        raise DataError(f"{file}: holds no line; expected one JSON object per step and SAE")
     return sorted(lines.values(), key=lambda line: line["n_tokens"])
 
 
 def _read_summary(file: Path) -> list[dict[str, Any]]:
     rows = a_list(load_json(file), str(file))
     if not rows:
-        raise DataError(f"{file}: holds no SAE; expected one object an SAE")
+        raise DataError(f"{file}: holds no SAE; expected one object per SAE")
     for i, row in enumerate(rows):
         where = f"{file}[{i}]"
         an_object(row, where)
@@ -209,10 +218,9 @@ def _read_census(file: Path) -> dict[str, Any]:
     return census
 
 
-def _read_latents(file: Path) -> list[dict[str, Any]]:
-    latents = a_list(
-        required(an_object(load_json(file), str(file)), "latents", str(file)), f"{file}: latents"
-    )
+def _read_latents(file: Path) -> dict[str, Any]:
+    found = an_object(load_json(file), str(file))
+    latents = a_list(required(found, "latents", str(file)), f"{file}: latents")
     for i, latent in enumerate(latents):
         where = f"{file}: latents[{i}]"
         an_object(latent, where)
@@ -231,7 +239,7 @@ def _read_latents(file: Path) -> list[dict[str, Any]]:
                 if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
                     raise DataError(f"{where}.{key}[{j}] is {pair!r}; expected [token, number]")
                 check_number(pair[1], f"{where}.{key}[{j}][1]")
-    return latents
+    return found
 
 
 def _check_histogram(histogram: dict[str, Any], where: str) -> None:

@@ -7,7 +7,7 @@ from sae_lens_bipolar.architectures.batch_abstopk import (
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUTrainingSAEConfig
 from sae_lens_bipolar.architectures.bi_topk import BiTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
-from sae_lens_bipolar.architectures.record import Architecture
+from sae_lens_bipolar.architectures.record import Architecture, Sides
 from sae_lens_bipolar.architectures.registry import ARCHITECTURES, register, unregister
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
@@ -42,6 +42,7 @@ __all__ = [
     "EditLatents",
     "GatedL0TrainingSAEConfig",
     "MatryoshkaBatchAbsTopKTrainingSAEConfig",
+    "Sides",
     "SignAwareGatedTrainingSAEConfig",
     "SparseTopKTrainingSAEConfig",
     "UnrolledAbsTopKTrainingSAEConfig",

@@ -9,12 +9,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from sae_lens_bipolar.architectures.registry import find, published_name
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, find, published_name
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.redaction import find_secret, without_folders, without_secrets
 from sae_lens_bipolar.hub.base_models import LICENSES, base_model, check_license, is_hub_name
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.polarity.splitting import is_signed
+from tests.architecture_list import ARCHITECTURE_LIST
 from tests.hub.fake.cards import metadata_problems
 from tests.hub.published_run import NAMES, write_run
 
@@ -122,6 +123,25 @@ def test_a_local_model_and_a_hub_data_set(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     config = json.loads((run_dir / "publish/topk/cfg.json").read_text())
     assert config["metadata"]["model_name"] == ".../gpt2"
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(entry.saved_as for entry in ARCHITECTURE_LIST))
+def test_the_card_shows_the_record(name: str, tmp_path: Path) -> None:
+    text, record = card_of(write_run(tmp_path / "run", (name,))), find(name)
+    sign = "signed" if record.signed else "≥ 0"
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| `{name}` | {name} | "))
+    assert f" | {sign} | " in row
+    assert record.formula in text
+    assert record.title in text
+    assert all(entry in text for entry in record.cites)
+
+
+def test_an_sae_without_a_record_gets_no_card(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(ARCHITECTURES, "bi_topk")
+    with pytest.raises(ConfigError, match=r"bi_topk' has no record.*register"):
+        card_of(run_dir)
 
 
 def test_the_sign_in_the_card_is_the_weights(run_dir: Path) -> None:

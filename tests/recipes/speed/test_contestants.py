@@ -11,7 +11,7 @@ NAMES = list(dict.fromkeys(entry.name for entry in ARCHITECTURE_LIST))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_architecture_takes_a_step(name: str) -> None:
+def test_contestant(name: str) -> None:
     shape = SHAPES["tiny"]
     output = make_step(f"our {name}", shape, OPTIONS)(activations(shape, OPTIONS))
     assert torch.isfinite(output.loss)

@@ -83,6 +83,14 @@ class HubError(BipolarError):
     """The Hugging Face Hub refused, failed or could not be reached while publishing."""
 
 
+class HostError(BipolarError):
+    """An installed host lacks what this package replaces in it; the message names both."""
+
+
+class BenchError(BipolarError):
+    """A suite of SAEBench cannot run, or gave no result; the message says what is missing."""
+
+
 def did_you_mean(name: str, known: Iterable[str], n: int = 3) -> str:
     """Return `"; did you mean 'a', 'b'?"` with the known names nearest to `name`, or `""`."""
     near = get_close_matches(name, list(known), n=n, cutoff=0.5)

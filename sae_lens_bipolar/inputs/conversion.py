@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from transformer_lens.components.grouped_query_attention import GroupedQueryAtte
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_lens_bipolar.errors import ModelError
+from sae_lens_bipolar.inputs.patching import replaced
 
 # A name that starts none of the host's tables and contains none of "llama", "gemma", "bert", "t5".
 _NEUTRAL = "own-config"
@@ -97,7 +98,7 @@ def _config_fields(config: Any, architecture: str, official_name: str | None) ->
     name = official_name or (_GEMMA_2 if architecture == "Gemma2ForCausalLM" else _NEUTRAL)
     reader = SimpleNamespace(from_pretrained=lambda *_args, **_kwargs: read)
     try:
-        with _swapped(host, AutoConfig=reader, get_official_model_name=lambda name: name):
+        with _LOCK, replaced(host, AutoConfig=reader, get_official_model_name=lambda name: name):
             fields = host.convert_hf_model_config(name)
     except (AttributeError, KeyError, NotImplementedError, TypeError) as error:
         raise _cannot_hold(architecture, error) from error
@@ -161,26 +162,15 @@ def _host_accepts(fields: dict[str, Any]) -> Iterator[None]:
     else and raises for a local directory, and loading_from_pretrained.py:1772 reads the config by
     name. test_host_still_rejects_local_directories fails once upstream accepts a path.
     """
-    with _swapped(
-        host,
-        get_official_model_name=lambda name: name,
-        convert_hf_model_config=lambda _name, **_kwargs: dict(fields),
+    with (
+        _LOCK,  # one thread at a time
+        replaced(
+            host,
+            get_official_model_name=lambda name: name,
+            convert_hf_model_config=lambda _name, **_kwargs: dict(fields),
+        ),
     ):
         yield
-
-
-@contextmanager
-def _swapped(module: ModuleType, **replacements: Any) -> Iterator[None]:
-    """Replace names of `module` for the duration, one thread at a time, and restore them."""
-    with _LOCK:
-        originals = {name: getattr(module, name) for name in replacements}
-        try:
-            for name, value in replacements.items():
-                setattr(module, name, value)
-            yield
-        finally:
-            for name, value in originals.items():
-                setattr(module, name, value)
 
 
 class NoPEAttention(Attention):

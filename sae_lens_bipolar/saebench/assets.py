@@ -7,11 +7,10 @@ from pathlib import Path
 from datasets import config as datasets_config
 from huggingface_hub import HfApi
 
-from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.errors import BenchError, ConfigError
 from sae_lens_bipolar.inputs.fetch import check_hub
 from sae_lens_bipolar.inputs.models import BUNDLED
 from sae_lens_bipolar.saebench.config import BenchConfig
-from sae_lens_bipolar.saebench.host.hosts import BenchError
 from sae_lens_bipolar.saebench.suites.record import Need
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 

@@ -24,9 +24,9 @@ from sae_lens_bipolar.runs.sources import Source, find_saes
 from sae_lens_bipolar.saebench import assets, caches, store
 from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.data_only import data_only
-from sae_lens_bipolar.saebench.host.hosts import require_saebench
 from sae_lens_bipolar.saebench.host.isolation import isolated, same_randomness
 from sae_lens_bipolar.saebench.host.llm import LanguageModel, served
+from sae_lens_bipolar.saebench.host.version import require_saebench
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import PROTOCOLS
 from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run

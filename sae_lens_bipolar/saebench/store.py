@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.errors import BenchError, ConfigError
 from sae_lens_bipolar.files.atomic import atomic_path, read_json, remove_scratch, write_json
 from sae_lens_bipolar.files.names import RESULTS
 from sae_lens_bipolar.files.paths import remove
-from sae_lens_bipolar.saebench.host.hosts import BenchError
 from sae_lens_bipolar.saebench.options import PROTOCOLS
 from sae_lens_bipolar.saebench.results import metrics_of
 from sae_lens_bipolar.saebench.suites.registry import SUITES

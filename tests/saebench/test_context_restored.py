@@ -24,7 +24,6 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.saebench import bench
 from sae_lens_bipolar.saebench.host import llm
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
 from sae_lens_bipolar.saebench.host.isolation import isolated
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
@@ -158,34 +157,6 @@ def _check(
         (failed,) = outcome.not_run
         assert "in the middle" in failed.reason
         assert outcome.rows == []
-
-
-def test_replaced_restores_modules_classes_and_objects() -> None:
-    class Host:
-        @staticmethod
-        def static() -> int:
-            return 1
-
-        def method(self) -> int:
-            return 1
-
-    host = Host()
-    static = vars(Host)["static"]
-    with pytest.raises(KeyError):
-        _raise_inside(Host, host)
-    assert vars(Host)["static"] is static
-    assert (host.method(), vars(host)) == (1, {})
-
-
-def _raise_inside(kind: Any, host: Any) -> None:
-    with replaced(kind, static=lambda: 2), replaced(host, method=lambda: 3):
-        assert (kind.static(), host.method()) == (2, 3)
-        raise KeyError
-
-
-def test_replaced_refuses_what_the_host_no_longer_has() -> None:
-    with pytest.raises(BenchError, match=r"no no_such_function"), replaced(os, no_such_function=1):
-        pass
 
 
 def test_isolated_starts_from_the_seed_and_restores(tmp_path: Path) -> None:

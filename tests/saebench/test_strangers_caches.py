@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.saebench import BenchOutcome, bench, caches
 from sae_lens_bipolar.saebench.host.data_only import data_only
-from sae_lens_bipolar.saebench.host.hosts import BenchError
 from tests.hub.fake.server import HubServer
 from tests.saebench.bench_models import bench_sae, save_bench_model, save_bench_sae, tiny_config
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.saebench import BenchConfig
-from sae_lens_bipolar.saebench.host.hosts import BenchError
 from sae_lens_bipolar.saebench.suites import ablation, absorption, unlearning
 from sae_lens_bipolar.saebench.suites.ablation import SilentAtPadding, latents_ablated
 from tests.saebench.bench_models import bench_sae, bench_tokenizer, bench_words

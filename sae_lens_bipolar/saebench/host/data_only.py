@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.errors import BenchError
+from sae_lens_bipolar.inputs.patching import replaced
 
 _MODULE = "module of sae_bench"  # stands for a probe: its class's name, and its parameters
 _Build = Callable[[Mapping[str, torch.Tensor]], torch.nn.Module]

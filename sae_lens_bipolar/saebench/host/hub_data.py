@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from sae_lens_bipolar.saebench.host.hosts import replaced
+from sae_lens_bipolar.inputs.patching import replaced
 
 RENAMED = {"wikitext": "Salesforce/wikitext"}
 

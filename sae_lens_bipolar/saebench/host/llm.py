@@ -11,9 +11,9 @@ import torch
 from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from sae_lens_bipolar.errors import ModelError
+from sae_lens_bipolar.errors import BenchError, ModelError
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.inputs.patching import replaced
 
 _WEIGHTS = ("*.safetensors", "config.json", "tokenizer.json")
 

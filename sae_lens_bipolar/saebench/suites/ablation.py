@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sae_lens_bipolar.saebench.host.hosts import replaced
+from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job

@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.files.atomic import read_json
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions

@@ -20,7 +20,7 @@ import datasets
 from sae_lens.training.activations_store import ActivationsStore
 
 from sae_lens_bipolar.inputs.corpora import load_documents, texts_of
-from sae_lens_bipolar.saebench.host.hosts import replaced
+from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions
 from sae_lens_bipolar.saebench.suites.record import Headline, Need, Number, Suite, flat

@@ -25,7 +25,8 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
 
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.errors import BenchError
+from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions
 from sae_lens_bipolar.saebench.suites.record import Cache, Headline, Need, Suite, flat

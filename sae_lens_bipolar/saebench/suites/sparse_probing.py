@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.errors import BenchError
+from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job

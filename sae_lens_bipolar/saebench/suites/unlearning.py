@@ -26,7 +26,8 @@ import datasets
 import numpy as np
 import torch
 
-from sae_lens_bipolar.saebench.host.hosts import BenchError, replaced
+from sae_lens_bipolar.errors import BenchError
+from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions

@@ -1,0 +1,33 @@
+"""The version of SAEBench that this code answers to."""
+
+import logging
+from importlib.metadata import PackageNotFoundError, version
+
+from sae_lens_bipolar.errors import BenchError
+
+logger = logging.getLogger(__name__)
+# Every workaround below names the file:line it answers to in these versions.
+ANSWERED = "0.6.0"
+_SERIES = "0.6."
+
+
+def require_saebench() -> str:
+    """The installed version of SAEBench.
+
+    Raises:
+        BenchError: if it is not installed, or of a series whose internals are not known here.
+    """
+    try:
+        found = version("sae-bench")
+    except PackageNotFoundError as error:
+        raise BenchError(
+            "SAEBench is not installed: pip install 'sae-lens-bipolar[bench]'"
+        ) from error
+    if not found.startswith(_SERIES):
+        raise BenchError(
+            f"sae-bench {found} is installed; its suites are worked around for {ANSWERED} only: "
+            f"pip install 'sae-bench>={ANSWERED},<0.7'"
+        )
+    if found != ANSWERED:
+        logger.warning("sae-bench %s is installed; this package answers to %s", found, ANSWERED)
+    return found

@@ -5,7 +5,6 @@ and saved files (arXiv 2404.16014), plus what `MeetsL0Target` adds.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from sae_lens.saes.gated_sae import (
@@ -18,32 +17,18 @@ from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import GATED
 from sae_lens_bipolar.architectures.record import DECODE, Architecture
-from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.gate import Polarities
 from sae_lens_bipolar.architectures.training.gated_step import GatedOnPairs
-from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE, check_l0_options
+from sae_lens_bipolar.architectures.training.l0_control import L0TargetConfig
 from sae_lens_bipolar.sparse.projection import Projection
 
 
 @dataclass
-class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
+class GatedL0TrainingSAEConfig(L0TargetConfig, GatedTrainingSAEConfig):
     """Configuration of `GatedL0TrainingSAE`; saved for inference as stock `gated`.
 
-    Args:
-        l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
-        l0_rate, l0_damping: how fast lambda follows a lasting excess of L0, and how strongly the
-            present one; see `L0Controller`.
-        threshold_init_l0: from the first batch, set `b_gate` so that this many latents fire.
-        b_dec_init: "zeros", or "mean": the mean of the first batch.
-        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
+    See `L0TargetConfig` for the fields; the thresholds are `-b_gate`.
     """
-
-    l0_target: float | None = None
-    l0_rate: float = L0_RATE
-    l0_damping: float = L0_DAMPING
-    threshold_init_l0: float | None = None
-    b_dec_init: Literal["zeros", "mean"] = "zeros"
-    decoder_init_norm: float | None = 1.0
 
     @override
     @classmethod
@@ -53,11 +38,6 @@ class GatedL0TrainingSAEConfig(GatedTrainingSAEConfig):
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
         return GatedSAEConfig
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        super().__post_init__()
-        check_l0_options(self)
 
 
 class _GatedOnHeads(GatedTrainingSAE):
@@ -104,14 +84,6 @@ class GatedL0TrainingSAE(GatedOnPairs, _GatedOnHeads):
         b_gate, r_mag, b_mag = sides
         gain = r_mag.exp()
         return Polarities(-b_gate, -b_gate, gain, gain, b_mag, b_mag)
-
-    def l1_decoder(self) -> torch.Tensor:
-        """`W_dec`, not detached."""
-        return self.W_dec
-
-    def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`W_dec` and `b_dec`, not detached."""
-        return self.W_dec, self.b_dec
 
     @override
     def preactivations(self, projection: Projection) -> tuple[Projection, torch.Tensor | None]:

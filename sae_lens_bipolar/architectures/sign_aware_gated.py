@@ -12,11 +12,8 @@ formulas; where it is silent they follow the Gated SAE of arXiv 2404.16014. With
     pi = relu(u - theta+) - relu(-u - theta-)                      the gate path's own signed code
     L  = |x - xhat|^2 + lambda sum_i |pi_i| |sg(W_dec_i)| + c |x - (pi sg(W_dec) + sg(b_dec))|^2
 
-`sg` stops the gradient: the gate path's two terms train gate and encoder, never the decoder. In
-the sparsity term this matters as much as in the auxiliary one: the Gated SAE's paper holds the
-decoder at unit norm, SAELens does not, and once the auxiliary term no longer holds it up either,
-the sparsity term shrinks it without end (`detach_l1_decoder=False`: R^2 0.59 and falling after 200
-steps of 512 on SmolLM2 layer 12 with d_sae 1152 and an L0 target of 32, against 0.74; one seed).
+`sg` stops the gradient: the gate path's two terms train gate and encoder, never the decoder.
+`gated_step` has the step, and says why the sparsity term needs it as much as the auxiliary one.
 """
 
 import math
@@ -29,7 +26,6 @@ from sae_lens.saes.sae import (
     SAE,
     SAEConfig,
     TrainCoefficientConfig,
-    TrainingSAEConfig,
     TrainStepInput,
     TrainStepOutput,
 )
@@ -41,7 +37,7 @@ from sae_lens_bipolar.architectures.record import DECODE, Architecture, Config, 
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu
 from sae_lens_bipolar.architectures.training.gated_step import DenseGated, GatedOnPairs
-from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE, check_l0_options
+from sae_lens_bipolar.architectures.training.l0_control import L0TargetConfig
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
@@ -138,53 +134,34 @@ class _SignAwareGate(SAE[Any]):
 
 
 class SignAwareGatedSAE(_SignAwareGate):
-    """Inference-only SA-GSAE: `z = BiJumpReLU((x - b_dec) W_enc)`, `xhat = z W_dec + b_dec`.
-
-    Source: arXiv 2605.28149 (our reading; see the module's docstring).
-    """
+    """Inference-only SA-GSAE: `z = BiJumpReLU((x - b_dec) W_enc)`, `xhat = z W_dec + b_dec`."""
 
     cfg: SignAwareGatedSAEConfig
 
 
 @dataclass
-class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
-    """Configuration of `SignAwareGatedTrainingSAE`.
+class SignAwareGatedTrainingSAEConfig(L0TargetConfig):
+    """Configuration of `SignAwareGatedTrainingSAE`; the other fields are those of `L0TargetConfig`.
 
     Args:
         symmetry: what the polarities share: "full" (all, the paper's default), "gain" (r), "none".
         two_sided_gate: False keeps the positive side only (ablation).
-        l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
-        l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
-        l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
-        l0_rate, l0_damping: how fast lambda follows a lasting excess of L0, and how strongly the
-            present one; see `L0Controller`.
         aux_coefficient: weight c of the auxiliary reconstruction; 0 removes it (ablation).
         detach_aux_decoder: stop the auxiliary gradient at W_dec and b_dec.
         detach_l1_decoder: stop the gradient of the sparsity term at the norms of W_dec.
-        threshold_init: initial thresholds, in units of u (small: the paper's recommendation).
-        threshold_init_l0: instead, from the first batch: each latent's quantile of |u| at which
-            this many latents fire on average.
-        b_dec_init: "zeros", or "mean": the mean of the first batch.
+        threshold_init: initial thresholds, in units of u (small: the paper's recommendation);
+            with `threshold_init_l0` each latent's is a quantile of its |u| instead.
         reset_dead_thresholds: a latent that is dead for the trainer's `dead_feature_window`
             gets its initial thresholds back.
-        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
     """
 
     symmetry: Symmetry = "full"
     two_sided_gate: bool = True
-    l1_coefficient: float = 1.0
-    l1_warm_up_steps: int = 0
-    l0_target: float | None = None
-    l0_rate: float = L0_RATE
-    l0_damping: float = L0_DAMPING
     aux_coefficient: float = 1.0
     detach_aux_decoder: bool = True
     detach_l1_decoder: bool = True
     threshold_init: float = 0.01
-    threshold_init_l0: float | None = None
-    b_dec_init: Literal["zeros", "mean"] = "zeros"
     reset_dead_thresholds: bool = True
-    decoder_init_norm: float | None = 1.0
 
     @override
     @classmethod
@@ -192,12 +169,10 @@ class SignAwareGatedTrainingSAEConfig(TrainingSAEConfig):
         return "sign_aware_gated"
 
     def __post_init__(self) -> None:
-        check_fields(self)
         super().__post_init__()
         _check_gate_options(self.symmetry, self.two_sided_gate)
         require_number(self.threshold_init, "threshold_init", 0, exclusive=True)
         require_number(self.aux_coefficient, "aux_coefficient", 0)
-        check_l0_options(self)
         if self.normalize_activations == "covariance_whitening" and not self.apply_b_dec_to_input:
             raise ConfigError(
                 "covariance_whitening (normalize_activations) needs apply_b_dec_to_input=True: u "
@@ -218,6 +193,8 @@ class SignAwareGatedTrainingSAE(GatedOnPairs, _SignAwareGate, DenseGated):
     def __init__(self, cfg: SignAwareGatedTrainingSAEConfig, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
         self.is_two_sided, self.aux_weight = cfg.two_sided_gate, cfg.aux_coefficient
+        self.detaches_l1_decoder = cfg.detach_l1_decoder
+        self.detaches_aux_decoder = cfg.detach_aux_decoder
 
     @override
     def initialize_weights(self) -> None:
@@ -237,24 +214,13 @@ class SignAwareGatedTrainingSAE(GatedOnPairs, _SignAwareGate, DenseGated):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """One forward pass with all losses; adapts lambda to the L0 it saw.
-
-        Raises:
-            ActivationError: if the batch holds NaN or infinite values.
-        """
-        if self.cfg.reset_dead_thresholds and step_input.dead_neuron_mask is not None:
-            self._reset_thresholds(step_input.dead_neuron_mask)
+        """One forward pass with all losses, after dead latents got their thresholds back."""
+        dead = step_input.dead_neuron_mask
+        if self.cfg.reset_dead_thresholds and dead is not None:
+            with torch.no_grad():
+                reset = torch.where(dead, self.initial_log_threshold, self.log_threshold)
+                self.log_threshold.copy_(reset)
         return super().training_forward_pass(step_input)
-
-    def l1_decoder(self) -> torch.Tensor:
-        """`W_dec` as the sparsity term weighs with its rows' norms."""
-        return self.W_dec.detach() if self.cfg.detach_l1_decoder else self.W_dec
-
-    def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`W_dec` and `b_dec` as the auxiliary reconstruction uses them."""
-        if self.cfg.detach_aux_decoder:
-            return self.W_dec.detach(), self.b_dec.detach()
-        return self.W_dec, self.b_dec
 
     @override
     def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
@@ -265,10 +231,6 @@ class SignAwareGatedTrainingSAE(GatedOnPairs, _SignAwareGate, DenseGated):
     def set_thresholds(self, thresholds: torch.Tensor) -> None:
         self.log_threshold.copy_(thresholds.clamp(min=1e-6).log().expand_as(self.log_threshold))
         self.initial_log_threshold.copy_(self.log_threshold)
-
-    @torch.no_grad()
-    def _reset_thresholds(self, dead: torch.Tensor) -> None:
-        self.log_threshold.copy_(torch.where(dead, self.initial_log_threshold, self.log_threshold))
 
     @override
     def get_coefficients(self) -> dict[str, float | TrainCoefficientConfig]:
@@ -290,8 +252,7 @@ class SignAwareGatedTrainingSAE(GatedOnPairs, _SignAwareGate, DenseGated):
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
         super().process_state_dict_for_loading(state_dict)
         if "log_threshold" in state_dict:  # saved for inference: its thresholds are the start
-            initial = state_dict["log_threshold"].clone()
-            state_dict.setdefault("initial_log_threshold", initial)
+            state_dict.setdefault("initial_log_threshold", state_dict["log_threshold"].clone())
 
 
 def _sides(sae: SignAwareGatedSAE) -> Sides:

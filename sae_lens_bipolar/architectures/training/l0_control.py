@@ -5,14 +5,15 @@ Both gated families use it, so that they are compared at the L0 they were asked 
 
 import logging
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepInput, TrainStepOutput
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
@@ -24,33 +25,57 @@ L0_RATE = 0.02
 L0_DAMPING = 2.0
 
 
-def check_l0_options(cfg: Any) -> None:
-    """Validate the fields that `MeetsL0Target` reads from a training configuration.
+@dataclass
+class L0TargetConfig(TrainingSAEConfig):
+    """The fields that `MeetsL0Target` reads, of every training configuration that has them.
+
+    Args:
+        l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
+        l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
+        l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
+        l0_rate, l0_damping: how fast lambda follows a lasting excess of L0, and how strongly the
+            present one; see `L0Controller`.
+        threshold_init_l0: from the first batch, set thresholds at which this many latents fire.
+        b_dec_init: "zeros", or "mean": the mean of the first batch.
+        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
 
     Raises:
         ConfigError: naming the field, its value and what is allowed.
     """
-    require_number(cfg.l1_coefficient, "l1_coefficient", minimum=0)
-    require_choice(cfg.b_dec_init, ("zeros", "mean"), "b_dec_init")
-    for name in ("l0_target", "threshold_init_l0"):
-        value = getattr(cfg, name)
-        if value is not None:
-            require_number(value, name, 0, exclusive=True)
-            if value > cfg.d_sae:
-                raise ConfigError(
-                    f"{name}={value!r} is not allowed: it must be at most d_sae ({cfg.d_sae})"
-                )
-    require_l0_control(cfg.l0_rate, cfg.l0_damping)
-    if cfg.l0_target is not None and cfg.l1_warm_up_steps > 0:
-        raise ConfigError(
-            f"l1_warm_up_steps is {cfg.l1_warm_up_steps} beside l0_target={cfg.l0_target}: "
-            "the controller sets lambda itself; use l1_warm_up_steps=0"
-        )
-    if cfg.l0_target is not None and cfg.l1_coefficient == 0:
-        raise ConfigError(
-            f"l1_coefficient is 0 beside l0_target={cfg.l0_target}: the controller multiplies it; "
-            "give a starting value above 0"
-        )
+
+    l1_coefficient: float = 1.0
+    l1_warm_up_steps: int = 0
+    l0_target: float | None = None
+    l0_rate: float = L0_RATE
+    l0_damping: float = L0_DAMPING
+    threshold_init_l0: float | None = None
+    b_dec_init: Literal["zeros", "mean"] = "zeros"
+    decoder_init_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        super().__post_init__()
+        require_number(self.l1_coefficient, "l1_coefficient", minimum=0)
+        require_choice(self.b_dec_init, ("zeros", "mean"), "b_dec_init")
+        for name in ("l0_target", "threshold_init_l0"):
+            value = getattr(self, name)
+            if value is not None:
+                require_number(value, name, 0, exclusive=True)
+                if value > self.d_sae:
+                    raise ConfigError(
+                        f"{name}={value!r} is not allowed: it must be at most d_sae ({self.d_sae})"
+                    )
+        require_l0_control(self.l0_rate, self.l0_damping)
+        if self.l0_target is not None and self.l1_warm_up_steps > 0:
+            raise ConfigError(
+                f"l1_warm_up_steps is {self.l1_warm_up_steps} beside l0_target={self.l0_target}: "
+                "the controller sets lambda itself; use l1_warm_up_steps=0"
+            )
+        if self.l0_target is not None and self.l1_coefficient == 0:
+            raise ConfigError(
+                f"l1_coefficient is 0 beside l0_target={self.l0_target}: the controller "
+                "multiplies it; give a starting value above 0"
+            )
 
 
 def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING) -> None:
@@ -164,8 +189,7 @@ class L0Controller(nn.Module):
 class MeetsL0Target(TrainingSAE[Any]):
     """Mixin of the gated training SAEs: start from the first batch, then steer lambda.
 
-    Reads `l0_target`, `l0_rate`, `l0_damping`, `threshold_init_l0`, `b_dec_init`, `l1_coefficient`
-    and `l1_warm_up_steps` of the configuration. Subclasses say what a gate sees (`gate_scores`)
+    Reads the fields of `L0TargetConfig`. Subclasses say what a gate sees (`gate_scores`)
     and where its threshold is kept (`set_thresholds`).
     """
 

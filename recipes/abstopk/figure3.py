@@ -3,15 +3,21 @@
 The paper shows one layer of one model; here every model and layer has a panel. Filled bars are the
 protocol that is right for the task (its record in `sae_lens_bipolar.saebench.suites`), the dashed
 outline on AbsTopK's is the other one. The CSV beside it also holds the paper's numbers.
+
+    python -m recipes.abstopk.figure3 --output runs/abstopk/table2
+
+draws it again from a run of `recipes.abstopk.table2`, which draws it too.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.abstopk.paper_numbers import TASKS
-from recipes.abstopk.scores import LABELS, READINGS, Score
+from recipes.abstopk.scores import LABELS, READINGS, Score, of_run
+from recipes.common.arguments import command, parse
 from sae_lens_bipolar.reports import drawing
-from sae_lens_bipolar.reports.figures import Plot
+from sae_lens_bipolar.reports.figures import Plot, save
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 if TYPE_CHECKING:
@@ -22,12 +28,12 @@ _READING = {task: next(r.label for r in READINGS if r.task == task) for task in 
 
 
 def drawn(found: Sequence[Score]) -> list[Score]:
-    """The scores the figure shows: one reading a task, at SAEBench's default n and k."""
+    """The scores the figure shows: one reading per task, at SAEBench's default n and k."""
     return [s for s in found if s.is_default and s.reading == _READING[s.task]]
 
 
 def figure(found: Sequence[Score]) -> Plot:
-    """One panel a model and layer, a group of three bars a task; higher is better."""
+    """One panel per model and layer, three bars per task; higher is better."""
     shown = drawn(found)
     groups: dict[tuple[str, int], list[Score]] = {}
     for score in shown:
@@ -47,11 +53,11 @@ def figure(found: Sequence[Score]) -> Plot:
 
 def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
     tasks = [task for task in TASKS if any(score.task == task for score in scores)]
-    rightly = {task: SUITES[task].headline.protocol for task in tasks}
+    rights = {task: SUITES[task].headline.protocol for task in tasks}
     for i, (method, label) in enumerate(LABELS.items()):
         of_method = [score for score in scores if score.method == method]
         for right in (True, False):
-            bars = [s for s in of_method if (s.protocol == rightly[s.task]) is right]
+            bars = [s for s in of_method if (s.protocol == rights[s.task]) is right]
             if not right and method != "abstopk":  # the other two are their own splits
                 continue
             axes.bar(
@@ -65,3 +71,16 @@ def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
             )
     axes.axhline(0, color=drawing.GREY, lw=0.8)
     axes.set_xticks(range(len(tasks)), [_READING[task] for task in tasks])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = command("abstopk.figure3", __doc__)
+    parser.add_argument("--output", type=Path, required=True, help="run directory of table2")
+    output = parse(parser, arguments).output
+    drawing.require_matplotlib()
+    save(figure(of_run(output)), output / "report")
+    print(output / "report" / "figure3.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,18 @@
 """Figures 2 and 4 of the AbsTopK paper: training MSE, nMSE and loss recovered against L0.
 
 TopK and AbsTopK at each k of the paper's lists, JumpReLU swept over its threshold theta, for each
-language model and layer. One cell trains the SAEs of one layer in shared forward passes. The same
-command continues a run that stopped; figure, table and verdicts are made from `results/`. See
-recipes/configs/abstopk_figure4.yaml for the commands and the settings.
+language model and layer. One cell trains the SAEs of one layer in shared forward passes. Figure,
+table and verdicts are made from `results/summary.json`.
+
+    results/summary.json     one row per SAE
+    results/figure4.md       the three methods at each k
+    results/claims.json      the paper's ranking, and its verdict by each measure
+    report/figure4.png       the figure, with a CSV of what it shows
+
+    python -m recipes.abstopk.figure4 --output runs/abstopk/figure4
+
+The same command continues a run that stopped. More commands and all settings are in
+recipes/abstopk/figure4.yaml.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,25 +20,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from recipes.abstopk.ranking import ranking_sentence
-from recipes.abstopk.training import default_device, read_plan, train, training_cell
-from recipes.common.cells import Cell, read_scale, recipe_arguments, run_cells
-from recipes.common.claims import Claim, claims_table, read_claims, verdict, write_claims
-from sae_lens_bipolar.errors import require_choice
+from recipes.abstopk.training import (
+    add_options,
+    chosen,
+    read_plan,
+    resources,
+    seeded,
+    train,
+    training_cell,
+)
+from recipes.common.arguments import parse, recipe_command
+from recipes.common.cells import Cell, run_recipe
+from recipes.common.claims import Claim, claims_table, verdict, write_claims
+from recipes.common.scales import read_scale
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.names import SUMMARY
-from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.reports.figures import Plot, save
-from sae_lens_bipolar.runs.directory import require_same_run, start_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CONFIG = Path(__file__).parent / "figure4.yaml"
 RESULT = "result.json"
+TABLE = "results/figure4.md"
 
 METHODS = {"jumprelu": "JumpReLU", "topk": "TopK", "abstopk": "AbsTopK"}
 Row = Mapping[str, Any]
@@ -71,16 +87,16 @@ def run_cell(params: Mapping[str, Any], directory: Path) -> None:
     write_json(directory / RESULT, train(params, directory))
 
 
-def report(output: Path) -> None:
-    """Draw the figure, write the table and the verdicts, from the files in `output/results`."""
+def report(output: Path) -> str:
+    """Write figure, table and verdicts from `results/summary.json`; return the two tables."""
     rows = read_json(output / SUMMARY)
     compared = comparisons(rows)
     found = claims(rows, compared)
-    save(figure(rows), output / "results")
-    write_text(
-        output / "results" / "figure4.md", f"{ranking_sentence(found, rows)}\n\n{table(compared)}"
-    )
+    save(figure(rows), output / "report")
+    text = f"{ranking_sentence(found, rows)}\n\n{table(compared)}"
+    write_text(output / TABLE, text)
     write_claims(output, found)
+    return f"{text}\n{claims_table(found)}"
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
@@ -121,7 +137,7 @@ def by_layer(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
 
 
 def figure(rows: Sequence[Row]) -> Plot:
-    """Three panels for each model and layer, one line a method."""
+    """Three panels per model and layer, one line per method."""
     groups = by_layer(rows)
     with drawing.style():
         plot, grid = drawing.panels(len(groups), 3, 11.0, 0.6 + 3.0 * len(groups))
@@ -150,7 +166,7 @@ def _panel(axes: "Axes", rows: Sequence[Row], measure: Measure) -> None:
 
 
 def table(compared: Sequence[Comparison]) -> str:
-    """Markdown, one line a layer and k; the best of the three is bold."""
+    """Markdown, one line per layer and k; the best of the three is bold."""
     heads = ["model", "layer", "k"]
     heads += [f"{m.title.split(',')[0]} {label}" for m in MEASURES for label in METHODS.values()]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -201,40 +217,25 @@ def claims(rows: Sequence[Row], compared: Sequence[Comparison]) -> list[Claim]:
 def cells_of(
     settings: Mapping[str, Any], names: Sequence[str] | None, device: str, output: Path
 ) -> list[Cell]:
-    """One cell a layer of each model, or of the models `names`."""
-    plan = read_plan(settings)
-    for name in names or ():
-        require_choice(name, tuple(plan.models), "models")
+    """One cell per layer of each model, or of the models `names`."""
     return [
         training_cell(settings, name, (layer,), device, output)
-        for name, model in plan.models.items()
-        if not names or name in names
+        for name, model in chosen(read_plan(settings), names).items()
         for layer in model.layers
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = recipe_arguments(__doc__, CONFIG)
-    parser.add_argument("--models", nargs="+", help="names in the configuration; all by default")
-    parser.add_argument("--device", default=default_device(), help="of models and SAEs")
-    options = parser.parse_args(arguments)
+    parser = recipe_command("abstopk.figure4", __doc__, CONFIG)
+    add_options(parser)
+    options = parse(parser, arguments)
     drawing.require_matplotlib()  # now rather than after the training
     settings = read_scale(options.config, options.scale)
-    seed = settings.get("sweep", {}).get("seed", 0)
-    resolved = {"recipe": "abstopk_figure4", "scale": options.scale, "seed": seed, **settings}
-    require_same_run(options.output, resolved)
     cells = cells_of(settings, options.models, options.device, options.output)
-    start_run(options.output, resolved, command_line())
-    threads, gpus = torch.get_num_threads(), float(options.device.startswith("cuda"))
-    resources = {"num_cpus": threads, "num_gpus": gpus}
-    run_cells(cells, run_cell, options.output, options.cluster, only=options.cells, **resources)
-    done = sorted((options.output / "cells").glob(f"*/{RESULT}"))
-    if not done:
-        return
-    write_json(options.output / SUMMARY, [row for file in done for row in read_json(file)])
-    report(options.output)
-    print((options.output / "results" / "figure4.md").read_text(encoding="utf-8"))
-    print(claims_table(read_claims(options.output / "results" / "claims.json")))
+    if run_recipe(options, seeded(settings), cells, run_cell, resources(options), RESULT):
+        done = sorted((options.output / "cells").glob(f"*/{RESULT}"))  # also of other --models
+        write_json(options.output / SUMMARY, [row for file in done for row in read_json(file)])
+        print(report(options.output))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def ranking_sentence(claims: Sequence[Claim], trained: Sequence[Mapping[str, Any
     """
     models = ", ".join(dict.fromkeys(row["model"] for row in trained))
     tokens = min(row["n_train_tokens"] for row in trained)
-    where = f"{models}, {tokens:,} training tokens an SAE"
+    where = f"{models}, {tokens:,} training tokens per SAE"
     named = {
         wanted: [_with_count(claim) for claim in claims if claim.verdict == wanted]
         for wanted in (HOLDS, DOES_NOT_HOLD, NOT_RUN)

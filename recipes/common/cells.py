@@ -2,12 +2,11 @@
 
 A cell is a function of JSON-able parameters that writes files into a directory of its own; it is
 done when its result file is there. Nothing else is shared, so the same cells give the same files
-wherever they run. On a cluster of several machines the output directory must be one that all of
-them see. `--cluster auto` takes the running Ray cluster if there is one, else starts Ray on this
-machine; it needs `pip install "sae-lens-bipolar[cluster]"`.
+wherever they run. On a cluster of several machines all of them must see the output directory.
+`--cluster auto` takes the running Ray cluster if there is one, and otherwise starts Ray on this
+machine; it needs `pip install "sae-lens-bipolar[cluster]"`, on every machine.
 """
 
-import argparse
 import json
 import random
 import traceback
@@ -20,17 +19,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from tqdm.auto import tqdm
 
 import recipes
-from sae_lens_bipolar.errors import BipolarError, ConfigError, did_you_mean
+from recipes.common.arguments import Options
+from recipes.common.scales import Resources
+from sae_lens_bipolar.errors import BipolarError, ConfigError
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
-from sae_lens_bipolar.files.redaction import command_line
+from sae_lens_bipolar.files.outputs import claim_output
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
 
 PARAMS_FILE = "cell.json"
 ERROR_FILE = "error.txt"
+ONE_CORE = Resources()
 _SHOWN = 10  # cells named where many are still to run
 
 
@@ -54,9 +55,7 @@ class _Job(NamedTuple):
     run: Run
     root: Path
     result: str
-    num_cpus: int
-    num_gpus: float
-    retries: int
+    resources: Resources
 
 
 def run_cells(
@@ -66,9 +65,7 @@ def run_cells(
     cluster: str | None = None,
     *,
     result: str = "result.json",
-    num_cpus: int = 1,
-    num_gpus: float = 0,
-    retries: int = 1,
+    resources: Resources = ONE_CORE,
     only: str = "*",
 ) -> bool:
     """Run every cell whose result file is missing; a failed one does not stop the others.
@@ -80,9 +77,7 @@ def run_cells(
         output: cells live in `output/cells/NAME`, an `error.txt` in those that failed.
         cluster: None for in sequence in this process, "auto", or the address of a Ray cluster.
         result: the file, relative to the cell's directory, that says a cell is done.
-        num_cpus: cores a cell takes; also torch's threads inside it.
-        num_gpus: GPUs a cell takes.
-        retries: how often a cell that raised, or whose process died, is started again.
+        resources: what a cell takes, and how often one that failed or died is started again.
         only: shell pattern of the names to run now: a recipe in parts.
 
     Returns:
@@ -101,7 +96,7 @@ def run_cells(
         _require_same_params(cell, root / cell.name)
     chosen = [cell for cell in cells if fnmatch(cell.name, only)]
     waiting = [cell for cell in chosen if not (root / cell.name / result).exists()]
-    job = _Job(run, root, result, num_cpus, num_gpus, retries)
+    job = _Job(run, root, result, resources)
     outcomes = _in_sequence(waiting, job) if cluster is None else _on_ray(waiting, job, cluster)
     failed: dict[str, str] = {}
     with tqdm(total=len(chosen), initial=len(chosen) - len(waiting), desc="cells") as progress:
@@ -125,20 +120,22 @@ def run_cells(
 
 
 def run_recipe(
-    options: argparse.Namespace,
+    options: Options,
     settings: Mapping[str, Any],
     cells: Sequence[Cell],
     run: Run,
-    **how: Any,
+    resources: Resources,
+    result: str = "result.json",
 ) -> bool:
     """Start the run in `options.output`, or take it up, and run the cells that `options` choose.
 
     Args:
-        options: of `recipe_arguments`.
+        options: of `arguments.parse`.
         settings: what the run depends on, resolved; written to its `config.yaml`.
         cells: all of them.
         run: see `run_cells`.
-        how: further arguments of `run_cells`.
+        resources: what a cell takes.
+        result: see `run_cells`.
 
     Returns:
         Whether all cells are done.
@@ -146,13 +143,28 @@ def run_recipe(
     Raises:
         ConfigError: if the directory holds a run with other settings; and as `run_cells`.
     """
-    require_same_run(options.output, settings)
-    start_run(options.output, settings, command_line())
-    return run_cells(cells, run, options.output, options.cluster, only=options.cells, **how)
+    config = run_config(options, settings)
+    require_same_run(options.output, config)
+    start_run(options.output, config, options.command)
+    return run_cells(
+        cells,
+        run,
+        options.output,
+        options.cluster,
+        result=result,
+        resources=resources,
+        only=options.cells,
+    )
+
+
+def run_config(options: Options, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.yaml` of a recipe's run holds."""
+    return {"recipe": options.recipe, "scale": options.scale, **settings}
 
 
 def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) -> None:
     """Run one cell here, its seeds and threads set: neither order nor process matters to it."""
+    claim_output(directory)
     write_json(directory / PARAMS_FILE, cell.params)
     with _threads_and_seeds(threads, seed=zlib.crc32(cell.name.encode())):
         run(cell.params, directory)
@@ -165,9 +177,9 @@ def _in_sequence(cells: Sequence[Cell], job: _Job) -> Iterator[tuple[Cell, str |
     """Yield each cell and its error's traceback, None where it is done."""
     for cell in cells:
         error = None
-        for _ in range(1 + job.retries):
+        for _ in range(1 + job.resources.retries):
             try:
-                run_one(cell, job.run, job.root / cell.name, job.result, job.num_cpus)
+                run_one(cell, job.run, job.root / cell.name, job.result, job.resources.num_cpus)
                 error = None
                 break
             except Exception:  # whatever it is, the other cells go on
@@ -194,14 +206,14 @@ def _on_ray(cells: Sequence[Cell], job: _Job, cluster: str) -> Iterator[tuple[Ce
     )
     try:
         task = ray.remote(run_one).options(
-            num_cpus=job.num_cpus,
-            num_gpus=job.num_gpus,
-            max_retries=job.retries,
+            num_cpus=job.resources.num_cpus,
+            num_gpus=job.resources.num_gpus,
+            max_retries=job.resources.retries,
             retry_exceptions=True,
         )
         root = job.root.resolve()  # workers have another working directory
         running = {
-            task.remote(cell, job.run, root / cell.name, job.result, job.num_cpus): cell
+            task.remote(cell, job.run, root / cell.name, job.result, job.resources.num_cpus): cell
             for cell in cells
         }
         while running:
@@ -248,35 +260,3 @@ def _threads_and_seeds(threads: int, seed: int) -> Iterator[None]:
 
 def _last_line(error: str) -> str:
     return error.strip().splitlines()[-1][:300]
-
-
-def read_scale(file: Path, scale: str) -> dict[str, Any]:
-    """The settings of one scale in a recipe's YAML file.
-
-    Raises:
-        ConfigError: if the file has no such scale.
-    """
-    scales = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if scale not in scales:
-        raise ConfigError(
-            f"scale={scale!r} is not in {file}: it has {', '.join(scales)}"
-            f"{did_you_mean(scale, scales)}"
-        )
-    return scales[scale]
-
-
-def recipe_arguments(description: str | None, config: Path) -> argparse.ArgumentParser:
-    """The options every recipe has; `config` is the YAML file it reads unless told otherwise."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scale", default="small", help="'small' (default) or 'paper'")
-    parser.add_argument("--output", type=Path, required=True, help="run directory")
-    parser.add_argument("--config", type=Path, default=config, help="YAML file of the scales")
-    parser.add_argument(
-        "--cluster", help="'auto' or the address of a Ray cluster; without it, in sequence"
-    )
-    parser.add_argument(
-        "--cells", default="*", help="names of the cells to run now, as a shell pattern: in parts"
-    )
-    return parser

@@ -1,13 +1,15 @@
-"""What a paper claims, beside what the result files of a recipe give: `results/claims.json`.
+"""What a paper claims beside what the result files of a recipe give: `results/claims.json`.
 
-python -m recipes.common.claims recipes/results    # every verdict file below it, as tables
+    python -m recipes.common.claims recipes/results
+
+prints every verdict file below that folder as Markdown tables.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from recipes.common.arguments import command, parse
 from sae_lens_bipolar.errors import require_choice, require_number
 from sae_lens_bipolar.files.atomic import read_json, write_json
 
@@ -28,7 +30,7 @@ class Claim:
     paper: str  # the paper's number, or "not given"
     ours: str  # what our result files give; "" where not run
     seeds: int  # seeds behind our number
-    tokens: int  # training tokens (samples, for synthetic data) an SAE
+    tokens: int  # training tokens (samples, for synthetic data) per SAE
     verdict: str  # one of VERDICTS
 
     def __post_init__(self) -> None:
@@ -55,7 +57,7 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """A Markdown table, one row a claim."""
+    """A Markdown table, one row per claim."""
     lines = [
         "| claim | paper | here | seeds | tokens | verdict |",
         "|---|---|---|---|---|---|",
@@ -67,27 +69,27 @@ def claims_table(claims: Sequence[Claim]) -> str:
 
 
 def claims_page(paths: Sequence[Path]) -> str:
-    """The tables of verdict files, or of all verdict files below folders, a heading each."""
-    files = [
-        file
+    """The tables of verdict files, or of all verdict files below folders, under headings."""
+    tables = [
+        f"## {name}\n\n{claims_table(read_claims(file))}"
         for path in paths
-        for file in (sorted(path.rglob("claims.json")) if path.is_dir() else [path])
+        for name, file in _verdict_files(path)
     ]
-    tables = [f"## {_recipe(file)}\n\n{claims_table(read_claims(file))}" for file in files]
     return "\n".join(["# What the papers claim, and what the recipes found\n", *tables])
 
 
-def _recipe(file: Path) -> str:
-    folder = file.resolve().parent
-    return (folder.parent if folder.name == "results" else folder).name
+def _verdict_files(path: Path) -> list[tuple[str, Path]]:
+    """(run directory as a heading names it, verdict file), of one file or all below a folder."""
+    if not path.is_dir():
+        return [(path.resolve().parents[1].name, path)]
+    runs = [file.parents[1] for file in sorted(path.rglob(CLAIMS))]
+    return [((r if r == path else r.relative_to(path)).as_posix(), r / CLAIMS) for r in runs]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command("common.claims", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="claims.json files, or folders of them")
-    print(claims_page(parser.parse_args(arguments).paths), end="")
+    print(claims_page(parse(parser, arguments).paths), end="")
 
 
 if __name__ == "__main__":

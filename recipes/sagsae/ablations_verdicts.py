@@ -1,16 +1,24 @@
-"""Means, verdicts and the figure of `sagsae_ablations.py`, from `results/saes.json` alone."""
+"""Means, verdicts and the figure of `ablations.py`, from `results/saes.json` alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from recipes.common.claims import Claim, claims_table, verdict, write_claims
-from sae_lens_bipolar.evaluation.pareto import standard_error
+from recipes.common.comparisons import (
+    Mean,
+    Row,
+    matched_differences,
+    mean_and_error,
+    means_over_seeds,
+    select,
+)
+from recipes.sagsae.training import SAES
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.reports import drawing, figures
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 
 RECOMMENDED, FULL_WIDTH = "recommended", "2H: recommended"
 SMALL, LARGE = "2H: small thresholds", "2H: large thresholds, no resets"
@@ -22,9 +30,9 @@ METRICS = {
 }
 
 
-def write_report(output: Path) -> str:
-    """Write means, claims and the figure beside the rows; return the claims as a table."""
-    rows = read_json(output / "results/saes.json")
+def report(output: Path) -> str:
+    """Write means, claims and the figure from `results/saes.json`; return the claims as a table."""
+    rows = read_json(output / SAES)
     means = variants(rows)
     write_json(output / "results/variants.json", means)
     verdicts = claims(rows)
@@ -34,18 +42,9 @@ def write_report(output: Path) -> str:
 
 
 def variants(rows: Rows) -> list[dict[str, Any]]:
-    """Mean and standard error over seeds, a row a model, hookpoint and variant."""
-    found = []
+    """Mean and standard error over seeds, one row per model, hookpoint and variant."""
     keys = ("model", "hookpoint", "label")
-    for point in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        same = [row for row in rows if tuple(row[key] for key in keys) == point]
-        mean: dict[str, Any] = {**dict(zip(keys, point, strict=True)), "n_seeds": len(same)}
-        for metric in (*METRICS, "bipolar_fraction", "nmse"):
-            error = standard_error([row[metric] for row in same])
-            mean[metric] = fmean(row[metric] for row in same)
-            mean[f"{metric}_se"] = None if error is None else float(error)
-        found.append(mean)
-    return found
+    return means_over_seeds(rows, keys, (*METRICS, "bipolar_fraction", "nmse"))
 
 
 def claims(rows: Rows) -> list[Claim]:
@@ -108,40 +107,22 @@ def claims(rows: Rows) -> list[Claim]:
     ]
 
 
-class Gap(NamedTuple):
-    """A mean difference between two variants."""
-
-    mean: float
-    error: float | None  # standard error over seeds; None with one
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f}" + ("" if self.error is None else f" ± {self.error:.4f}")
-
-
-def gap(rows: Rows, label: str, reference: str, metric: str) -> Gap | None:
+def gap(rows: Rows, label: str, reference: str, metric: str) -> Mean | None:
     """Mean of `label - reference`, matched by model, hookpoint and seed; None without a pair."""
-    differences = [
-        a[metric] - b[metric]
-        for a in rows
-        for b in rows
-        if (a["label"], b["label"]) == (label, reference)
-        and all(a[key] == b[key] for key in ("model", "hookpoint", "seed"))
-    ]
-    if not differences:
-        return None
-    error = standard_error(differences)
-    return Gap(fmean(differences), None if error is None else float(error))
+    ours, theirs = (select(rows, label=name) for name in (label, reference))
+    found = matched_differences(ours, theirs, metric, by=("model", "hookpoint", "seed"))
+    return mean_and_error(list(found.values())) if found else None
 
 
 def _gap_claim(
-    claim: str, paper: str, found: Gap | None, holds: Callable[[float], bool], n: dict[str, int]
+    claim: str, paper: str, found: Mean | None, holds: Callable[[float], bool], n: dict[str, int]
 ) -> Claim:
     outcome = verdict(holds(found.mean) if found else None)
     return Claim(claim, paper, str(found or ""), **n, verdict=outcome)
 
 
 def _without_auxiliary(rows: Rows) -> dict[str, str]:
-    bare = [row for row in rows if row["label"] == "no auxiliary loss"]
+    bare = select(rows, label="no auxiliary loss")
     ours, holds = "", None
     if bare:
         mean = {key: fmean(row[key] for row in bare) for key in METRICS}
@@ -158,7 +139,7 @@ def _without_auxiliary(rows: Rows) -> dict[str, str]:
 
 
 def draw(means: Rows) -> figures.Plot:
-    """One panel a metric, one bar a variant, mean and s.e. over seeds; one group a hookpoint."""
+    """One panel per metric, one bar per variant and hookpoint: mean and s.e. over seeds."""
     labels = list(dict.fromkeys(row["label"] for row in means))
     places = list(dict.fromkeys((row["model"], row["hookpoint"]) for row in means))
     with drawing.style():

@@ -1,4 +1,4 @@
-"""Comparisons, verdicts and figures of `sagsae_cells.py`, from `results/saes.json` alone."""
+"""Comparisons, verdicts and figures of `cells.py`, from `results/saes.json` alone."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -7,23 +7,26 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from recipes.common.claims import Claim, claims_table, verdict, write_claims
-from sae_lens_bipolar.evaluation.pareto import (
-    Comparison,
-    Curve,
-    compare,
-    geometric_mean_ratio,
-    standard_error,
+from recipes.common.comparisons import (
+    L0_TOLERANCE,
+    Mean,
+    Row,
+    matched_differences,
+    means_over_seeds,
+    met_targets,
+    select,
 )
+from recipes.sagsae.training import SAES
+from sae_lens_bipolar.evaluation.pareto import Comparison, Curve, compare, geometric_mean_ratio
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.reports import drawing, figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Row]
 
 OURS, THEIRS = "SA-GSAE H", "Gated 2H"
-L0_TOLERANCE = 0.15
 DEAD_RATIOS = (  # hookpoint, what the paper's range starts at, its range
     ("mlp_out", 100, "100 to 500 times"),
     ("attn_out", 2, "2 to 4 times"),
@@ -36,9 +39,9 @@ FIGURES = {
 }
 
 
-def write_report(output: Path) -> str:
-    """Write comparisons, claims and figures beside the rows; return the claims as a table."""
-    rows = read_json(output / "results/saes.json")
+def report(output: Path) -> str:
+    """Write what follows from `results/saes.json`; return the claims as a table."""
+    rows = read_json(output / SAES)
     compared = comparisons(rows)
     write_json(output / "results/comparisons.json", compared)
     verdicts = claims(rows, compared)
@@ -50,14 +53,14 @@ def write_report(output: Path) -> str:
 
 
 def comparisons(rows: Rows) -> list[dict[str, Any]]:
-    """SA-GSAE at H against Gated at 2H, one row a model and hookpoint."""
+    """SA-GSAE at H against Gated at 2H, one row per model and hookpoint."""
     found = []
     for model, hookpoint in groups(rows):
-        here = [r for r in rows if (r["model"], r["hookpoint"]) == (model, hookpoint)]
-        ours, theirs = ([r for r in here if r["label"] == label] for label in (OURS, THEIRS))
+        where = {"model": model, "hookpoint": hookpoint}
+        ours, theirs = (select(rows, **where, label=label) for label in (OURS, THEIRS))
         if not ours or not theirs:
             continue
-        row: dict[str, Any] = {"model": model, "hookpoint": hookpoint}
+        row: dict[str, Any] = {**where}
         row |= {"ours": OURS, "theirs": THEIRS, "n_eval_tokens": ours[0]["n_eval_tokens"]}
         row |= {m: described(compare(by_seed(ours, m), by_seed(theirs, m))) for m in FIGURES}
         row["dead_fraction_ratio"] = dead_ratio(ours, theirs)
@@ -186,51 +189,45 @@ def _two_sided(compared: Rows) -> dict[str, Any]:
 
 def full_width(rows: Rows) -> Claim:
     """Whether SA-GSAE loses reconstruction at full width in the residual stream."""
-    pairs = [
-        (wide["r2"] - half["r2"], half["l0_target"])
-        for wide in rows
-        for half in rows
-        if (wide["label"], half["label"]) == ("SA-GSAE 2H", OURS)
-        and wide["hookpoint"] == "resid_post"
-        and all(wide[key] == half[key] for key in ("model", "hookpoint", "l0_target", "seed"))
-    ]
+    wide, half = (
+        select(rows, label=label, hookpoint="resid_post") for label in ("SA-GSAE 2H", OURS)
+    )
+    gaps = matched_differences(wide, half, "r2", by=("l0_target", "model", "seed"))
     return Claim(
         "SA-GSAE at 2H collapses in the residual stream: at some L0 its R² is lower than at H by "
         "0.1 or more",
         "on SmolLM3-3B",
-        "; ".join(f"L0 {target}: {gap:+.3f}" for gap, target in sorted(pairs, key=lambda p: p[1])),
+        "; ".join(f"L0 {target}: {gap:+.3f}" for (target, *_), gap in gaps.items()),
         seeds=len({row["seed"] for row in rows if row["label"] == "SA-GSAE 2H"}),
         tokens=max((row["n_train_tokens"] for row in rows), default=0),
-        verdict=verdict(min(gap for gap, _ in pairs) <= -0.1 if pairs else None),
+        verdict=verdict(min(gaps.values()) <= -0.1 if gaps else None),
     )
 
 
 def meets_targets(rows: Rows) -> Claim:
     """Whether every SAE has the L0 it was asked for, on held-out tokens."""
-    off = [(abs(row["l0"] / row["l0_target"] - 1), row["name"]) for row in rows]
-    worst, name = max(off, default=(0.0, ""))
-    n_off = sum(error > L0_TOLERANCE for error, _ in off)
+    found = met_targets(rows)
+    furthest = f"furthest off {found.name}, by {found.furthest:.1%}"
     return Claim(
         f"every SAE meets its L0 target within {L0_TOLERANCE:.0%} on held-out tokens",
         "not given: our condition of a fair comparison",
-        f"{len(off) - n_off} of {len(off)}; furthest off {name}, by {worst:.1%}" if off else "",
+        f"{found.met} of {found.n}; {furthest}" if rows else "",
         seeds=len({row["seed"] for row in rows}),
         tokens=max((row["n_train_tokens"] for row in rows), default=0),
-        verdict=verdict(n_off == 0 if off else None),
+        verdict=verdict(found.met == found.n if rows else None),
     )
 
 
-def _where(c: dict[str, Any]) -> str:
+def _where(c: Row) -> str:
     return f"{c['hookpoint']} of {c['model']}:"
 
 
-def _is_at(c: dict[str, Any], hookpoint: str) -> bool:
+def _is_at(c: Row, hookpoint: str) -> bool:
     return c["hookpoint"] == hookpoint
 
 
-def _mean(found: dict[str, Any]) -> str:
-    error = found["mean_standard_error"]
-    return f"{found['mean_difference']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+def _mean(found: Row) -> str:
+    return Mean(found["mean_difference"], found["mean_standard_error"]).shown(3)
 
 
 def groups(rows: Rows) -> Iterable[tuple[str, str]]:
@@ -247,21 +244,9 @@ def by_seed(rows: Rows, metric: str) -> dict[int, Curve]:
 
 
 def curves(rows: Rows) -> list[dict[str, Any]]:
-    """Mean and standard error over seeds of L0 and each metric, a row an L0 target."""
-    points = []
+    """Mean and standard error over seeds of L0 and each metric, one row per L0 target."""
     keys = ("model", "hookpoint", "label", "l0_target")
-    for point in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
-        same = [row for row in rows if tuple(row[key] for key in keys) == point]
-        found = {**dict(zip(keys, point, strict=True)), "n_seeds": len(same)}
-        for metric in ("l0", *FIGURES, "bipolar_fraction"):
-            values = [row[metric] for row in same]
-            error = standard_error(values)
-            found |= {
-                metric: fmean(values),
-                f"{metric}_se": None if error is None else float(error),
-            }
-        points.append(found)
-    return points
+    return means_over_seeds(rows, keys, ("l0", *FIGURES, "bipolar_fraction"))
 
 
 def draw(points: Rows, metric: str, name: str) -> figures.Plot:
@@ -286,7 +271,7 @@ def draw(points: Rows, metric: str, name: str) -> figures.Plot:
         figure.legend(handles, names, loc="outside lower center", ncols=len(labels), fontsize=8)
     header = ("model", "hookpoint", "label", "l0_target", "n_seeds", "l0", "l0_se")
     header += (metric, f"{metric}_se")
-    alt = f"{name} against measured L0, one panel a hookpoint and model, one line a kind of SAE"
+    alt = f"{name} against measured L0, one panel per hookpoint and model, one line per kind of SAE"
     return figures.Plot(metric, alt, figure, header, [tuple(p[k] for k in header) for p in shown])
 
 

@@ -1,9 +1,9 @@
 """Which latents of trained SAEs carry two signs, and how well calibrated each side is.
 
-Of any SAEs: those of a run directory (`--run`, with `--names` to choose by name), a checkpoint
-directory or one on the Hub (`--sae NAME=WHERE`). All SAEs of one hook are one cell. What comes out:
+It reads any SAEs: those of a run directory (`--run`, with `--names` to choose by name), of a
+checkpoint directory, or on the Hub (`--sae NAME=WHERE`). All SAEs of one hook are one cell.
 
-    results/census.json       a row an SAE: bipolar share, its concentration, calibration slopes
+    results/census.json       one row per SAE: bipolar share, its concentration, calibration slopes
     results/parameters.json   parameters by width and kind, and the rate of pairs that breaks even
     results/claims.json       the paper's claims and their verdicts, from the two files above
     report/                   concentration curves, slope distributions, break-even, with their data
@@ -22,8 +22,11 @@ import torch
 import yaml
 from sae_lens import SAE
 
-from recipes.common.cells import Cell, read_scale, recipe_arguments, run_recipe
-from recipes.sagsae.census_verdicts import write_report
+from recipes.common.arguments import parse, recipe_command
+from recipes.common.cells import Cell, run_recipe
+from recipes.common.scales import Resources, build, read_scale
+from recipes.sagsae import parameters
+from recipes.sagsae.census_verdicts import CENSUS, PARAMETERS, report, summarise
 from sae_lens_bipolar.errors import ConfigError, require_number
 from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
 from sae_lens_bipolar.files.atomic import read_json, write_json
@@ -31,14 +34,20 @@ from sae_lens_bipolar.files.names import CHECKPOINTS, CONFIG_FILE
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.polarity.counting import CensusCounter
+from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.runs.checkpoints import load_sae
 
 CONFIG = Path(__file__).parent / "census.yaml"
+RESULT = "result.json"
 
 
-@dataclass(frozen=True)
-class CensusConfig:
-    """One scale of `configs/sagsae_census.yaml`; with `--run`, text and split are the run's."""
+@dataclass(frozen=True, kw_only=True)
+class CensusConfig(Resources):
+    """One scale of `recipes/sagsae/census.yaml`; with `--run`, text and split are the run's.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
 
     model: str  # bundled model, local directory or Hub name
     corpus: str  # text, of which the held-out documents are read
@@ -46,42 +55,67 @@ class CensusConfig:
     sequences: int  # held-out sequences
     seed: int  # of the held-out split
     min_count: int  # tokens a side of a latent must fire on to be given a slope
-    d_ins: list[int]  # widths of the activations in the parameter accounting
-    widths: list[int]  # d_sae in the parameter accounting
+    d_ins: tuple[int, ...]  # widths of the activations in the parameter accounting
+    widths: tuple[int, ...]  # d_sae in the parameter accounting
     device: str = "cpu"  # of the language model and the SAEs
-    num_cpus: int = 1  # cores a cell takes
-    num_gpus: float = 0  # GPUs a cell takes
-    retries: int = 1  # times a failed cell is started again
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("context_size", "sequences", "min_count"):
             require_number(getattr(self, name), name, 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = recipe_arguments(__doc__, CONFIG)
+    parser = recipe_command("sagsae.census", __doc__, CONFIG)
     parser.add_argument("--run", type=Path, help="run directory whose checkpoints are counted")
     parser.add_argument("--names", default="*", help="names of the run's SAEs, as a shell pattern")
     parser.add_argument(
         "--sae", action="append", default=[], help="NAME=checkpoint directory or RELEASE:SAE_ID"
     )
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
+    drawing.require_matplotlib()  # now rather than after the counting
     settings = read_scale(options.config, options.scale)
-    sources = dict(source.split("=", 1) for source in options.sae if "=" in source)
+    sources = sources_of(options.sae)
     if options.run:
+        sources |= saes_of_run(options.run, options.names)
         settings |= text_of_run(options.run)
-        folders = sorted(p for p in (options.run / CHECKPOINTS).iterdir() if p.is_dir())
-        sources |= {p.name: str(p) for p in folders if fnmatch(p.name, options.names)}
     if not sources:
-        raise ConfigError("no SAEs: give --run with a fitting --names, or --sae NAME=WHERE")
-    config, output = CensusConfig(**settings), options.output
-    resolved = {**asdict(config), "saes": sources}
+        raise ConfigError("there are no SAEs to count: give --run with fitting --names, or --sae")
+    config = build(CensusConfig, settings, "a scale")
     cells = make_cells(config, sources)
-    resources = {key: getattr(config, key) for key in ("num_cpus", "num_gpus", "retries")}
-    if run_recipe(options, resolved, cells, count_hook, **resources):
-        files = [output / "cells" / cell.name / "result.json" for cell in cells]
-        counted = [row for file in files for row in read_json(file)]
-        print(write_report(counted, config.d_ins, config.widths, output))
+    if run_recipe(options, {**asdict(config), "saes": sources}, cells, count_hook, config, RESULT):
+        files = [options.output / "cells" / cell.name / RESULT for cell in cells]
+        rows = [summarise(row) for file in files for row in read_json(file)]
+        write_json(options.output / CENSUS, rows)
+        write_json(options.output / PARAMETERS, parameters.table(config.d_ins, config.widths))
+        print(report(options.output))
+
+
+def sources_of(given: Sequence[str]) -> dict[str, str]:
+    """Where each SAE of `--sae NAME=WHERE` is, by name.
+
+    Raises:
+        ConfigError: if one has another form.
+    """
+    sources = {}
+    for one in given:
+        name, equals, where = one.partition("=")
+        if not (name and equals and where):
+            raise ConfigError(f"--sae {one!r} is not allowed: give NAME=WHERE")
+        sources[name] = where
+    return sources
+
+
+def saes_of_run(run_dir: Path, names: str) -> dict[str, str]:
+    """Checkpoint directory of each SAE of a run whose name matches a shell pattern.
+
+    Raises:
+        ConfigError: if the run has no checkpoints.
+    """
+    if not (run_dir / CHECKPOINTS).is_dir():
+        raise ConfigError(f"--run {run_dir} is not a finished run: it has no {CHECKPOINTS}/")
+    folders = sorted(path for path in (run_dir / CHECKPOINTS).iterdir() if path.is_dir())
+    return {path.name: str(path) for path in folders if fnmatch(path.name, names)}
 
 
 def text_of_run(run_dir: Path) -> dict[str, Any]:
@@ -91,7 +125,7 @@ def text_of_run(run_dir: Path) -> dict[str, Any]:
 
 
 def make_cells(config: CensusConfig, sources: Mapping[str, str]) -> list[Cell]:
-    """One cell a hook."""
+    """One cell per hook."""
     hooks: dict[str, dict[str, str]] = {}
     for name, where in sources.items():
         hooks.setdefault(str(load(where).cfg.metadata.hook_name), {})[name] = where
@@ -135,7 +169,7 @@ def count_hook(params: Mapping[str, Any], directory: Path) -> None:
             counters[name].add(z)
             slopes[name].add(x, z)
     write_json(
-        directory / "result.json",
+        directory / RESULT,
         [
             {
                 "name": name,

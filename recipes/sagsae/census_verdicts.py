@@ -1,4 +1,4 @@
-"""Summaries, verdicts and figures of `sagsae_census.py`, from the counts of its cells."""
+"""Summaries of the counts of `census.py`, and verdicts and figures from the summaries alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,37 +8,37 @@ import numpy as np
 import torch
 
 from recipes.common.claims import Claim, claims_table, verdict, write_claims
-from recipes.sagsae import parameters as sagsae_parameters
-from sae_lens_bipolar.files.atomic import write_json
+from recipes.sagsae import parameters
+from sae_lens_bipolar.files.atomic import read_json
 from sae_lens_bipolar.polarity.counting import Census
 from sae_lens_bipolar.reports import drawing, figures
 
 Rows = Sequence[Mapping[str, Any]]
+
+CENSUS = "results/census.json"  # one row per SAE
+PARAMETERS = "results/parameters.json"  # one row per kind, d_in and d_sae
 
 SIGNED = ("sign_aware_gated", "abstopk")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHARES = np.round(np.linspace(0, 1, 51), 2)  # where curves are tabulated
 
 
-def write_report(counted: Rows, d_ins: Sequence[int], widths: Sequence[int], output: Path) -> str:
-    """Write summaries, claims and figures; return the claims as a table."""
-    rows = [summarise(row) for row in counted]
-    parameters = sagsae_parameters.table(d_ins, widths)
-    write_json(output / "results/census.json", rows)
-    write_json(output / "results/parameters.json", parameters)
-    verdicts = claims(rows, parameters)
+def report(output: Path) -> str:
+    """Write claims and figures from the summaries; return the claims as a table."""
+    rows, costs = read_json(output / CENSUS), read_json(output / PARAMETERS)
+    verdicts = claims(rows, costs)
     write_claims(output, verdicts)
-    figures.save(draw_concentration(rows), output / "report")
-    figures.save(draw_slopes(rows), output / "report")
-    figures.save(draw_break_even(), output / "report")
+    for plot in (draw_concentration(rows), draw_slopes(rows), draw_break_even()):
+        figures.save(plot, output / "report")
     return claims_table(verdicts)
 
 
 def summarise(row: Mapping[str, Any]) -> dict[str, Any]:
     """One SAE's row of `results/census.json`, from its counts and slopes.
 
-    `two_sided_mass` of a latent is the smaller of its two sides' mean magnitudes a token;
-    `concentration` the share of its sum that the latents with the most of it hold.
+    The two-sided mass of a latent is the smaller of its two sides' mean magnitudes per token.
+    `concentration` says, by share of the live latents, what share of all two-sided mass those
+    latents hold that have the most of it.
     """
     census = Census.from_dict(row["census"])
     sides = torch.stack(
@@ -57,7 +57,9 @@ def summarise(row: Mapping[str, Any]) -> dict[str, Any]:
         "bipolar_fraction": census.bipolar_fraction,
         "bipolar_fraction_of_busiest_tenth": census.bipolar[busiest].double().mean().item(),
         "two_sided_share_of_mass": float(2 * smaller.sum() / max(sides.sum().item(), 1e-30)),
-        "concentration": dict(zip(SHARES.tolist(), lorenz(smaller).tolist(), strict=True)),
+        "concentration": dict(
+            zip(map(str, SHARES.tolist()), lorenz(smaller).tolist(), strict=True)
+        ),
     }
     for side, slopes in row["slopes"].items():
         found[f"{side}_slopes"] = {
@@ -77,7 +79,7 @@ def lorenz(descending: np.ndarray) -> np.ndarray:
     return np.interp(SHARES, np.linspace(0, 1, len(held)), held)
 
 
-def claims(rows: Rows, parameters: Rows) -> list[Claim]:
+def claims(rows: Rows, costs: Rows) -> list[Claim]:
     """The paper's claims about two-sided latents and their cost, tested on the summaries."""
     ours = [row for row in rows if row["architecture"] == "sign_aware_gated"]
     n = {
@@ -88,14 +90,14 @@ def claims(rows: Rows, parameters: Rows) -> list[Claim]:
         [row for row in ours if row["hook_name"].endswith(hook)]
         for hook in ("hook_mlp_out", "hook_attn_out")
     )
-    held = [(row["name"], row["concentration"][0.1]) for row in attention]
+    held = [(row["name"], row["concentration"]["0.1"]) for row in attention]
     medians = [
         (row["name"], side, row[f"{side}_slopes"]["q0.5"])
         for row in ours
         for side in ("positive", "negative")
         if row[f"{side}_slopes"]["n"]
     ]
-    costs = [p for p in parameters if p["kind"].startswith("SA-GSAE")]
+    signed = [row for row in costs if row["kind"].startswith("SA-GSAE")]
     return [
         Claim(
             "most live SA-GSAE latents on MLP outputs fire on both sides",
@@ -129,18 +131,18 @@ def claims(rows: Rows, parameters: Rows) -> list[Claim]:
             "; ".join(
                 f"{kind}, d_in {d_in}: {rate:.2%}"
                 for kind, d_in, rate in dict.fromkeys(
-                    (p["kind"], p["d_in"], p["break_even"]) for p in costs
+                    (row["kind"], row["d_in"], row["break_even"]) for row in signed
                 )
             ),
             seeds=0,
             tokens=0,
-            verdict=verdict(all(p["break_even"] <= 0.01 for p in costs) if costs else None),
+            verdict=verdict(all(row["break_even"] <= 0.01 for row in signed) if signed else None),
         ),
     ]
 
 
 def draw_concentration(rows: Rows) -> figures.Plot:
-    """Share of two-sided use against the share of latents that hold it, a panel a hook."""
+    """Share of two-sided use against the share of latents that hold it, one panel per hook."""
     signed = [row for row in rows if row["architecture"] in SIGNED] or list(rows)
     hooks = list(dict.fromkeys(row["hook_name"] for row in signed))
     data = []
@@ -149,7 +151,7 @@ def draw_concentration(rows: Rows) -> figures.Plot:
         for axes, hook in zip(panels, hooks, strict=True):
             here = [row for row in signed if row["hook_name"] == hook]
             for i, row in enumerate(here):
-                curve = list(row["concentration"].items())
+                curve = [(float(share), held) for share, held in row["concentration"].items()]
                 axes.plot(
                     [x for x, _ in curve],
                     [y for _, y in curve],
@@ -162,7 +164,7 @@ def draw_concentration(rows: Rows) -> figures.Plot:
             axes.set(title=hook, xlabel="share of live latents", xlim=(0, 1), ylim=(0, 1.02))
             axes.legend(loc="lower right", fontsize=6.5)
         panels[0].set_ylabel("share of two-sided use")
-    alt = "Concentration of two-sided use among live latents, one panel a hook, one line an SAE"
+    alt = "Concentration of two-sided use among live latents, one panel per hook, one line per SAE"
     header = ("name", "hook_name", "share_of_latents", "share_of_two_sided_use")
     return figures.Plot("concentration", alt, figure, header, data)
 
@@ -205,9 +207,9 @@ def draw_slopes(rows: Rows) -> figures.Plot:
 
 def draw_break_even() -> figures.Plot:
     """The rate of antipodal pairs from which a signed SAE is the smaller, against `d_in`."""
-    kinds = [kind for kind in sagsae_parameters.KINDS if kind.startswith("SA-GSAE")]
+    kinds = [kind for kind in parameters.KINDS if kind.startswith("SA-GSAE")]
     d_ins = [2**power for power in range(5, 14)]
-    rates = {kind: [sagsae_parameters.break_even(kind, d_in) for d_in in d_ins] for kind in kinds}
+    rates = {kind: [parameters.break_even(kind, d_in) for d_in in d_ins] for kind in kinds}
     with drawing.style():
         figure, (axes,) = drawing.panels(1, 1, 5.2, 3.4)
         for i, kind in enumerate(kinds):

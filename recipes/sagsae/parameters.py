@@ -1,7 +1,7 @@
 """What a latent costs in parameters, and from which rate of anticorrelated pairs a sign pays.
 
 `F` directions of which a share `q` come as antipodal pairs take `F` latents of a Gated SAE and
-`F (1 - q / 2)` signed ones. With `c` parameters a latent the signed SAE is the smaller one from
+`F (1 - q / 2)` signed ones. With `c` parameters per latent the signed SAE is the smaller one from
 
     q* = 2 (1 - c_gated / c_signed)
 
@@ -49,7 +49,7 @@ def break_even(kind: str, d_in: int) -> float:
 
 
 def table(d_ins: Sequence[int], widths: Sequence[int]) -> list[dict[str, Any]]:
-    """One row a kind, `d_in` and `d_sae`; `half_width` is what half the latents take."""
+    """One row per kind, `d_in` and `d_sae`; `half_width` is what half the latents take."""
     return [
         {
             "kind": kind,
@@ -57,7 +57,7 @@ def table(d_ins: Sequence[int], widths: Sequence[int]) -> list[dict[str, Any]]:
             "d_sae": d_sae,
             "parameters": n_parameters(kind, d_in, d_sae),
             "half_width": n_parameters(kind, d_in, d_sae // 2),
-            "parameters_a_latent": latent_cost(kind, d_in),
+            "parameters_per_latent": latent_cost(kind, d_in),
             "break_even": break_even(kind, d_in) if kind.startswith("SA-GSAE") else None,
         }
         for d_in in d_ins

@@ -44,8 +44,6 @@ class Options:
     batch: int | None = None  # samples per step, in place of the shape's own
     l0: int = 48  # mean L0 of those without a k of their own; SAELens's gated is dense at any
     memory: bool = True  # measure peak memory, one process per contestant
-    json: str = ""
-    figure: str = ""
 
 
 def sae_lens_step(sae: TrainingSAE[Any], shape: Shape, options: Options) -> Step:

@@ -1,5 +1,6 @@
 """Lines and a figure from what `training_step.py` measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,17 @@ def line_of_comparison(shape: str, result: dict[str, Any]) -> str:
 
 
 def lines_of_memory(shape: str, extra_peak_bytes: dict[str, int]) -> str:
-    """Peak memory of a step of each contestant."""
+    """Peak memory of a step of each contestant, one line each."""
     return "\n".join(
         f"{shape:11s} {name:20s} {size / 2**20:8.0f} MiB beyond parameters and optimizer state"
         for name, size in extra_peak_bytes.items()
     )
 
 
-def draw(results: dict[str, Any], path: str) -> None:
-    """Bars of the median step, one panel a shape, ours beside what it is held against."""
+def draw(shapes: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of the median step, one panel per shape, ours beside what it is held against."""
     from matplotlib.figure import Figure
 
-    shapes = results["shapes"]
     figure = Figure(figsize=(1 + 4 * len(shapes), 4.5), layout="constrained")
     for axes, shape in zip(figure.subplots(1, len(shapes), squeeze=False)[0], shapes, strict=True):
         for i, result in enumerate(shape["comparisons"]):
@@ -62,7 +62,7 @@ def draw(results: dict[str, Any], path: str) -> None:
         axes.set_ylabel("seconds per training step (dashed: encoder product alone)", fontsize=8)
         axes.margins(y=0.12)
     with atomic_path(path) as scratch:
-        figure.savefig(scratch, dpi=150, format=Path(path).suffix.lstrip(".") or "png")
+        figure.savefig(scratch, dpi=150, format="png")
 
 
 def _duration(seconds: float) -> str:

@@ -1,9 +1,11 @@
 """Time one training step of this package's SAEs beside SAELens's and eai-sparsify's.
 
     python -m recipes.speed.training_step
-    python -m recipes.speed.training_step --shapes pythia-70m gpt2 --steps 9 \
-        --json step.json --figure step.png
+    python -m recipes.speed.training_step --shapes pythia-70m gpt2 --steps 9 --output runs/speed
     python -m recipes.speed.training_step --device cuda --autocast
+
+With `--output`, `results/training_step.json` holds the numbers and `report/training_step.png` shows
+them; a second run into the same directory replaces both.
 
 Needs `pip install sae-lens-bipolar[speed]`; without eai-sparsify its rows are left out.
 
@@ -24,7 +26,6 @@ Memory is the peak of a process with one contestant, less what it held before th
 optimizer state, the batch).
 """
 
-import argparse
 import contextlib
 import ctypes
 import importlib.metadata
@@ -34,13 +35,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from recipes.common.arguments import HIDDEN, Parser, command, parse
 from recipes.speed.contestants import (
     SHAPES,
     SPARSIFY,
@@ -52,7 +55,9 @@ from recipes.speed.contestants import (
     make_step,
 )
 from recipes.speed.report import draw, line_of_comparison, lines_of_memory
-from sae_lens_bipolar.files.atomic import write_json
+from sae_lens_bipolar.files.atomic import write_json, write_text
+from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
+from sae_lens_bipolar.files.outputs import claim_output
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
@@ -146,24 +151,23 @@ def peak() -> int:
 
 
 def memory_in_new_process(name: str, shape_name: str, options: Options) -> int:
-    command = [sys.executable, "-m", "recipes.speed.training_step", "--memory-of", name]
-    command += ["--shapes", shape_name, "--device", options.device, "--l0", str(options.l0)]
-    command += [] if options.batch is None else ["--batch", str(options.batch)]
-    command += ["--autocast"] * options.autocast
+    line = [sys.executable, "-m", "recipes.speed.training_step", "--memory-of", name]
+    line += ["--shapes", shape_name, "--device", options.device, "--l0", str(options.l0)]
+    line += [] if options.batch is None else ["--batch", str(options.batch)]
+    line += ["--autocast"] * options.autocast
     clone = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+    done = subprocess.run(line, cwd=clone, capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 
-def run(options: Options) -> dict[str, Any]:
-    """Every comparison at every shape."""
+def run(options: Options) -> list[dict[str, Any]]:
+    """Every comparison at every shape, one row per shape."""
     chosen = [c for c in comparisons() if not options.only or set(c) <= set(options.only)]
     try:
         importlib.metadata.version("eai-sparsify")
     except importlib.metadata.PackageNotFoundError:
         chosen = [c for c in chosen if SPARSIFY not in c]
-    results: dict[str, Any] = {"options": asdict(options), "environment": environment(options)}
-    results["shapes"] = []
+    shapes = []
     for shape_name in options.shapes:
         shape = SHAPES[shape_name]
         row: dict[str, Any] = {"name": shape_name, **asdict(shape)}
@@ -178,11 +182,11 @@ def run(options: Options) -> dict[str, Any]:
                 name: memory_in_new_process(name, shape_name, options) for name in names
             }
             print(lines_of_memory(shape_name, row["extra_peak_bytes"]), flush=True)
-        results["shapes"].append(row)
-    return results
+        shapes.append(row)
+    return shapes
 
 
-def environment(options: Options) -> dict[str, Any]:
+def environment(options: Options, command: str) -> dict[str, Any]:
     """What the numbers depend on."""
     packages = ("torch", "sae-lens", "sae-lens-bipolar", "numba", "eai-sparsify")
     versions = {}
@@ -191,6 +195,7 @@ def environment(options: Options) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
     cuda = torch.device(options.device).type == "cuda"
     return {
+        "command": command,
         "versions": versions,
         "python": platform.python_version(),
         "machine": torch.cuda.get_device_name() if cuda else platform.processor(),
@@ -198,41 +203,41 @@ def environment(options: Options) -> dict[str, Any]:
     }
 
 
-def parse(argv: list[str] | None) -> tuple[Options, str]:
-    """Options from the command line, and the contestant of `--memory-of`."""
+def parser() -> Parser:
     contestants = list(dict.fromkeys(name for pair in comparisons() for name in pair))
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = command("speed.training_step", __doc__)
     defaults = Options()
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=defaults.shapes)
-    parser.add_argument("--only", nargs="+", choices=contestants, default=[], metavar="NAME")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--device", default=defaults.device)
-    parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--batch", type=int, help="samples a step, in place of the shape's own")
-    parser.add_argument("--l0", type=int, default=defaults.l0, help="of sign_aware_gated")
-    parser.add_argument("--no-memory", dest="memory", action="store_false")
-    parser.add_argument("--json", default="", metavar="FILE", help="write the numbers here")
-    parser.add_argument("--figure", default="", metavar="FILE", help="draw them here")
-    parser.add_argument("--memory-of", default="", choices=contestants, help=argparse.SUPPRESS)
-    given = vars(parser.parse_args(argv))
+    made.add_argument("--shapes", nargs="+", choices=SHAPES, default=defaults.shapes)
+    made.add_argument("--only", nargs="+", choices=contestants, default=[], metavar="NAME")
+    made.add_argument("--steps", type=int, default=defaults.steps)
+    made.add_argument("--device", default=defaults.device)
+    made.add_argument("--autocast", action="store_true", help="bfloat16 autocast")
+    made.add_argument("--batch", type=int, help="samples per step, in place of the shape's own")
+    made.add_argument("--l0", type=int, default=defaults.l0, help="of SAEs without a k")
+    made.add_argument("--no-memory", dest="memory", action="store_false")
+    made.add_argument("--output", type=Path, help="write numbers and figure into this directory")
+    made.add_argument("--memory-of", default="", choices=contestants, help=HIDDEN)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parse(made := parser(), arguments)
     for name in ("steps", "batch"):
-        if given[name] is not None and given[name] < 1:
-            parser.error(f"--{name} is {given[name]}; it must be 1 or more")
-    return Options(**{f.name: given[f.name] for f in fields(Options)}), given["memory_of"]
-
-
-def main(argv: list[str] | None = None) -> None:
-    options, memory_of = parse(argv)
-    if memory_of:
-        print(extra_peak_memory(memory_of, SHAPES[options.shapes[0]], options))
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            made.error(f"--{name} is {value}; it must be 1 or more")
+    options = Options(**{f.name: getattr(given, f.name) for f in fields(Options)})
+    if given.memory_of:
+        print(extra_peak_memory(given.memory_of, SHAPES[options.shapes[0]], options))
         return
-    results = run(options)
-    if options.json:
-        write_json(options.json, results)
-    if options.figure:
-        draw(results, options.figure)
+    if given.output:
+        claim_output(given.output)
+        write_text(given.output / CONFIG_FILE, yaml.safe_dump(asdict(options), sort_keys=False))
+        write_json(given.output / ENVIRONMENT_FILE, environment(options, given.command))
+    shapes = run(options)
+    if given.output:
+        write_json(given.output / "results/training_step.json", shapes)
+        draw(shapes, given.output / "report/training_step.png")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_the_card_in_the_repository_is_one_the_hub_takes() -> None:
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(block, "card", "exec")
     table = text.split("## Reconstruction")[1]
-    for row in json.loads((results / "demo/summary.json").read_text()):  # the run it is of
+    for row in json.loads((results / "demo/results/summary.json").read_text()):  # the run it is of
         assert f"| {row['name']} | {row['d_sae']:,} | {row['l0']:.1f} |" in table
         assert f"{row['r2']:.3f}" in table
 

@@ -5,55 +5,64 @@ B, directional anomalies: axes seen from their other side, under a strict budget
 C, anticorrelated pairs: one latent for a pair of opposite features, or two?
 
 Every cell (protocol, point of the sweep, SAE, seed) trains one SAE with SAELens's trainer on
-SAELens's synthetic data. The same command continues a run that stopped; figures and verdicts are
-made from `results/` once a protocol is complete. See recipes/configs/sagsae_toys.yaml.
+SAELens's synthetic data. Figures and verdicts are made from `results/` once a protocol is complete.
+
+    results/PROTOCOL.json   one row per SAE
+    results/claims.json     the paper's claims and their verdicts, from the rows
+    report/                 the paper's figures 4 to 11, with the data they show
+
+    python -m recipes.sagsae.toys --output runs/sagsae/toys
+
+The same command continues a run that stopped. More commands are in recipes/sagsae/toys/toys.yaml.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from recipes.common.cells import Cell, read_scale, recipe_arguments, run_recipe
+from recipes.common.arguments import parse, recipe_command
+from recipes.common.cells import Cell, run_recipe
 from recipes.common.claims import claims_table, read_claims, write_claims
-from recipes.sagsae.toys import anomalies as toys_anomalies
-from recipes.sagsae.toys import pairs as toys_pairs
-from recipes.sagsae.toys import pairs_figures as toys_pairs_figures
-from recipes.sagsae.toys import polarity_dial as toys_polarity_dial
+from recipes.common.scales import Resources, build, read_scale
+from recipes.sagsae.toys import anomalies, pairs, pairs_figures, polarity_dial
+from recipes.sagsae.toys.anomalies import Anomalies
 from recipes.sagsae.toys.cell import ToyCell
 from recipes.sagsae.toys.claims import toy_claims
+from recipes.sagsae.toys.pairs import Pairs
+from recipes.sagsae.toys.polarity_dial import PolarityDial
 from recipes.sagsae.toys.training import Training
-from sae_lens_bipolar.errors import ConfigError, did_you_mean
 from sae_lens_bipolar.files.atomic import read_json, write_json
+from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.reports.figures import save
 
 CONFIG = Path(__file__).parent / "toys.yaml"
 RESULT = "result.json"
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ToysConfig:
-    """One scale of the recipe."""
+# Name -> (what trains and measures a cell, what draws its figures)
+PROTOCOLS = {
+    polarity_dial.PROTOCOL: (polarity_dial.run_cell, polarity_dial.figures),
+    anomalies.PROTOCOL: (anomalies.run_cell, anomalies.figures),
+    pairs.PROTOCOL: (pairs.run_cell, pairs_figures.figures),
+}
 
-    polarity_dial: toys_polarity_dial.PolarityDial
-    anomalies: toys_anomalies.Anomalies
-    pairs: toys_pairs.Pairs
+
+@dataclass(frozen=True, kw_only=True)
+class ToysConfig(Resources):
+    """One scale of `recipes/sagsae/toys/toys.yaml`."""
+
+    polarity_dial: PolarityDial
+    anomalies: Anomalies
+    pairs: Pairs
     training: Training
     seeds: tuple[int, ...]
-    n_eval: int  # held-out tokens of a cell
+    n_eval: int  # held-out tokens per cell
 
     def cells(self, protocol: str) -> list[Cell]:
-        """The cells of one protocol, as `cells.run_cells` takes them."""
+        """The cells of one protocol, as `run_cells` takes them."""
         planned = getattr(self, protocol).cells(self.seeds, self.training, self.n_eval)
         return [Cell(cell.name, asdict(cell)) for cell in planned]
-
-
-PROTOCOLS = {
-    toys_polarity_dial.PROTOCOL: (toys_polarity_dial.run_cell, toys_polarity_dial.figures),
-    toys_anomalies.PROTOCOL: (toys_anomalies.run_cell, toys_anomalies.figures),
-    toys_pairs.PROTOCOL: (toys_pairs.run_cell, toys_pairs_figures.figures),
-}
 
 
 def read_config(settings: Mapping[str, Any]) -> ToysConfig:
@@ -63,33 +72,16 @@ def read_config(settings: Mapping[str, Any]) -> ToysConfig:
         ConfigError: if a field is unknown, missing or has a value that is not allowed.
     """
     nested = {
-        "polarity_dial": toys_polarity_dial.PolarityDial,
-        "anomalies": toys_anomalies.Anomalies,
-        "pairs": toys_pairs.Pairs,
+        "polarity_dial": PolarityDial,
+        "anomalies": Anomalies,
+        "pairs": Pairs,
         "training": Training,
     }
     read = {
-        key: _build(nested[key], value, key) if key in nested else value
+        key: build(nested[key], value, key) if key in nested else value
         for key, value in settings.items()
     }
-    return _build(ToysConfig, read, "a scale")
-
-
-def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(
-                f"{key!r} is no setting of {where}, which has {', '.join(known)}"
-                f"{did_you_mean(key, known)}"
-            )
-    tuples = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
-    try:
-        return kind(**tuples)
-    except TypeError as error:  # a field without a default is missing
-        raise ConfigError(f"{where} is incomplete: {error}") from error
+    return build(ToysConfig, read, "a scale")
 
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
@@ -116,7 +108,7 @@ def draw(output: Path) -> None:
     for protocol, rows in read_results(output).items():
         _, figures = PROTOCOLS[protocol]
         for plot in figures(rows):
-            save(plot, output / "figures")
+            save(plot, output / "report")
 
 
 def judge(output: Path) -> Path:
@@ -124,24 +116,26 @@ def judge(output: Path) -> Path:
     return write_claims(output, toy_claims(read_results(output)))
 
 
+def report(output: Path) -> str:
+    """Write figures and claims from the files in `output/results`; return the claims as a table."""
+    draw(output)
+    return claims_table(read_claims(judge(output)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = recipe_arguments(__doc__, CONFIG)
+    parser = recipe_command("sagsae.toys", __doc__, CONFIG)
     parser.add_argument(
         "--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="default: all"
     )
-    given = parser.parse_args(arguments)
-    settings = read_scale(given.config, given.scale)
-    config = read_config(settings)
-    resolved = {"recipe": "sagsae_toys", "scale": given.scale, **asdict(config)}
-    planned = {protocol: config.cells(protocol) for protocol in given.protocols}
+    options = parse(parser, arguments)
+    drawing.require_matplotlib()  # now rather than after the training
+    config = read_config(read_scale(options.config, options.scale))
+    planned = {protocol: config.cells(protocol) for protocol in options.protocols}
     cells = [cell for some in planned.values() for cell in some]
-    if not run_recipe(given, resolved, cells, run_cell, result=RESULT):
-        return
-    for protocol, cells in planned.items():
-        collect(given.output, cells, protocol)
-    draw(given.output)
-    file = judge(given.output)
-    print(f"{claims_table(read_claims(file))}\nfigures: {given.output / 'figures'}")
+    if run_recipe(options, asdict(config), cells, run_cell, config, RESULT):
+        for protocol, some in planned.items():
+            collect(options.output, some, protocol)
+        print(report(options.output))
 
 
 if __name__ == "__main__":

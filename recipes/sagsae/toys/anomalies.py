@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 
+from recipes.common.comparisons import Row, select
 from recipes.sagsae.toys.cell import Observation, ToyCell, run
 from recipes.sagsae.toys.figures import (
     INTERVAL_NOTE,
     SWEEP_HEADER,
-    Row,
     legend_below,
-    select,
     sweep,
 )
 from recipes.sagsae.toys.metrics import anomaly_scores, detection_rate, roc_area

@@ -7,15 +7,22 @@ interval of the mean over seeds; two SAEs are compared by the difference seed by
 from collections.abc import Mapping, Sequence
 
 from recipes.common.claims import Claim, verdict
-from recipes.sagsae.toys.figures import Row, over_seeds, select
-from recipes.sagsae.toys.metrics import Interval, bootstrap
+from recipes.common.comparisons import (
+    L0_TOLERANCE,
+    Interval,
+    Row,
+    bootstrap,
+    matched_differences,
+    met_targets,
+    select,
+)
+from recipes.sagsae.toys.figures import over_seeds
 from recipes.sagsae.toys.pairs_figures import thresholds_in
 from recipes.sagsae.toys.polarity_dial import nearest_to_truth
 from recipes.sagsae.toys.training import CONTESTANTS, GATED
 
 MOST = 0.9  # of the pairs
 FEW = 0.1
-L0_TOLERANCE = 0.15
 TYING = 0.0015  # |Delta R^2| in the abstract of arXiv 2605.28149
 _NOT_GIVEN = "not given"
 
@@ -168,24 +175,21 @@ def _matched_l0(results: Results) -> Claim:
         for row in protocol
         if CONTESTANTS[row["contestant"]].architecture in GATED
     ]
-    off = [abs(row["l0"] / row["l0_target"] - 1) for row in rows]
+    found = met_targets(rows)
     return _claim(
         f"Comparisons are at matched L0: every gated SAE within {L0_TOLERANCE:.0%} of its target",
         "matched L0",
-        f"{sum(x <= L0_TOLERANCE for x in off)} of {len(off)} SAEs; "
-        f"furthest {max(off, default=0):.0%}",
+        f"{found.met} of {found.n} SAEs; furthest {found.furthest:.0%}",
         rows,
-        all(x <= L0_TOLERANCE for x in off),
+        found.met == found.n,
     )
 
 
 def _difference(rows: Sequence[Row], field: str, one: str, other: str) -> Interval | None:
     """`field` of `one` minus that of `other`, seed by seed; None where no seed has both."""
-    mine, theirs = (
-        {row["seed"]: row[field] for row in select(rows, contestant=name)} for name in (one, other)
-    )
-    both = sorted(mine.keys() & theirs.keys())
-    return bootstrap([mine[seed] - theirs[seed] for seed in both]) if both else None
+    mine, theirs = (select(rows, contestant=name) for name in (one, other))
+    found = matched_differences(mine, theirs, field)
+    return bootstrap(list(found.values())) if found else None
 
 
 def _show(interval: Interval, digits: int = 2) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recipes.sagsae.toys.metrics import Interval, bootstrap
+from recipes.common.comparisons import Interval, Row, bootstrap, select
 from recipes.sagsae.toys.training import CONTESTANTS
 from sae_lens_bipolar.reports import drawing
 
@@ -11,13 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
 INTERVAL_NOTE = "Bands and bars: 95% bootstrap confidence interval of the mean over seeds."
-
-
-def select(rows: Sequence[Row], **where: Any) -> list[Row]:
-    """The rows whose fields have these values."""
-    return [row for row in rows if all(row[key] == value for key, value in where.items())]
 
 
 def over_seeds(rows: Sequence[Row], value: str | Callable[[Row], float]) -> Interval:

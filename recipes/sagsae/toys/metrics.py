@@ -9,10 +9,8 @@ so the parts of one ray add up to 1 where the decoded code reproduces it. A ray'
 latent with the largest part.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from scipy.stats import rankdata
 
@@ -132,26 +130,3 @@ def ray_cosines(latents: torch.Tensor, W_dec: torch.Tensor, rays: torch.Tensor) 
     fires = (split_latents(latents) > 0).any(dim=0)
     cosines = rays @ directions[fires].T
     return cosines.amax(dim=1) if fires.any() else torch.zeros(len(rays))
-
-
-class Interval(NamedTuple):
-    """A mean over seeds with its bootstrap confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap(values: Sequence[float], confidence: float = 0.95, draws: int = 10_000) -> Interval:
-    """Percentile bootstrap of the mean over seeds; the same draws every time.
-
-    Raises:
-        DataError: if there are no values.
-    """
-    if not len(values):
-        raise DataError("a bootstrap needs at least one value, found none")
-    sample = np.asarray(values, dtype=float)
-    means = np.random.default_rng(0).choice(sample, (draws, len(sample))).mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(sample.mean()), float(low), float(high))

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recipes.common.comparisons import Row, select
 from recipes.sagsae.toys.figures import (
     INTERVAL_NOTE,
     SWEEP_HEADER,
-    Row,
     contestants_in,
     legend_below,
     look,
     over_seeds,
-    select,
     sweep,
 )
 from recipes.sagsae.toys.training import CONTESTANTS
@@ -49,7 +48,7 @@ def thresholds_in(rows: Sequence[Row]) -> list[str]:
 
 
 def geometry(rows: Sequence[Row]) -> Plot:
-    """True and learnt directions in the plane, of every seed, a panel a contestant."""
+    """True and learnt directions in the plane, of every seed, one panel per contestant."""
     names = contestants_in(rows)
     with drawing.style():
         figure, panels = drawing.panels(1, len(names), 2.5 * len(names), 3.7)
@@ -102,7 +101,7 @@ def _learnt_directions(axes: "Axes", row: Row, hue: str) -> list[tuple[Any, ...]
 
 
 def histogram(rows: Sequence[Row]) -> Plot:
-    """Values of one latent where it fires, of the first seed, a panel a contestant."""
+    """Values of one latent where it fires, of the first seed, one panel per contestant."""
     seed = min(row["seed"] for row in rows)
     names = contestants_in(rows)
     with drawing.style():
@@ -136,7 +135,7 @@ def histogram(rows: Sequence[Row]) -> Plot:
 
 
 def superposition(rows: Sequence[Row]) -> Plot:
-    """Consolidation rate, latents a carried pair takes and R^2 against features per dimension."""
+    """Consolidation rate, latents per carried pair and R^2 against features per dimension."""
     least = thresholds_in(rows)[0]
     columns: dict[str, Any] = {
         "pair consolidation rate": "consolidation",

@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from recipes.common.comparisons import Row, bootstrap, select
 from recipes.sagsae.toys.cell import Observation, ToyCell, run
 from recipes.sagsae.toys.figures import (
     INTERVAL_NOTE,
     SWEEP_HEADER,
-    Row,
     contestants_in,
     curve,
     legend_below,
     over_seeds,
-    select,
 )
-from recipes.sagsae.toys.metrics import bootstrap, calibration_slopes
+from recipes.sagsae.toys.metrics import calibration_slopes
 from recipes.sagsae.toys.training import Training
 from recipes.sagsae.toys.world import World
 from sae_lens_bipolar.reports import drawing

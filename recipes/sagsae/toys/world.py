@@ -50,7 +50,7 @@ class World:
             require_number(gain, "negative_gains", 0, exclusive=True)
         if self.one_at_a_time and self.active != 1:
             raise ConfigError(
-                f"one_at_a_time=True switches on one pair a token, so active must be 1, got "
+                f"one_at_a_time=True switches on one pair per token, so active must be 1, got "
                 f"active={self.active}"
             )
         if self.correlation != -1 and self.negative_share != 0.5:

@@ -35,10 +35,10 @@ def test_end_to_end_and_again(
         for point in points
     ]
     assert {row["architecture"] for row in summary} == {"topk", "abstopk", "jumprelu"}
-    with open(run / "results/figure4.csv", encoding="utf-8") as file:
+    with open(run / "report/figure4.csv", encoding="utf-8") as file:
         drawn = list(csv.DictReader(file))
     assert [float(row["nmse"]) for row in drawn] == [row["nmse"] for row in summary]
-    assert (run / "results/figure4.png").read_bytes()[:4] == b"\x89PNG"
+    assert (run / "report/figure4.png").read_bytes()[:4] == b"\x89PNG"
     assert len(read_json(run / "results/claims.json")) == 3
     weights = list(run.glob("cells/*/sweep/checkpoints/*/sae_weights.safetensors"))
     files = [*weights, *run.glob("cells/*/sweep/metrics.jsonl")]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recipes.common import cells
+from recipes.common.scales import Resources
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import read_json, write_json
 
@@ -61,7 +62,7 @@ def test_threads_are_the_cells_and_then_as_before(tmp_path: Path) -> None:
         write_json(directory / "result.json", torch.get_num_threads())
 
     before = torch.get_num_threads()
-    cells.run_cells([cells.Cell("a", {})], threads, tmp_path, num_cpus=2)
+    cells.run_cells([cells.Cell("a", {})], threads, tmp_path, resources=Resources(num_cpus=2))
     assert read_json(tmp_path / "cells/a/result.json") == 2
     assert torch.get_num_threads() == before
 
@@ -73,14 +74,14 @@ def test_a_failed_cell_is_retried_then_reported_and_loses_nothing_else(tmp_path:
         cells.Cell("never", {"x": 3}),
     ]
     with pytest.raises(cells.CellError, match=r"1 of 3 cells failed: always .*failure 2"):
-        cells.run_cells(todo, counting, tmp_path, retries=1)
+        cells.run_cells(todo, counting, tmp_path, resources=Resources(retries=1))
     assert (tmp_path / "cells/always/count").read_text() == "2"
     assert "RuntimeError: failure 2" in (tmp_path / "cells/always/error.txt").read_text()
     assert read_json(tmp_path / "cells/once/result.json")["value"] == 4
     assert read_json(tmp_path / "cells/never/result.json")["value"] == 6
     # The same command again runs the failed cell only.
     with pytest.raises(cells.CellError):
-        cells.run_cells(todo, counting, tmp_path, retries=0)
+        cells.run_cells(todo, counting, tmp_path, resources=Resources(retries=0))
     assert (tmp_path / "cells/always/count").read_text() == "3"
     assert (tmp_path / "cells/never/count").read_text() == "1"
 
@@ -105,14 +106,6 @@ def test_without_ray_a_cluster_is_refused_with_the_way_out(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"sae-lens-bipolar\[cluster\]"):
         cells.run_cells([cells.Cell("a", {"x": 1})], counting, tmp_path, cluster="auto")
-
-
-def test_scales_of_a_config(tmp_path: Path) -> None:
-    file = tmp_path / "recipe.yaml"
-    file.write_text("small: {seeds: 3}\npaper: {seeds: 5}\n")
-    assert cells.read_scale(file, "paper") == {"seeds": 5}
-    with pytest.raises(ConfigError, match="did you mean 'small'"):
-        cells.read_scale(file, "smal")
 
 
 def _train(params: Mapping[str, Any], directory: Path) -> None:
@@ -178,6 +171,8 @@ def test_a_failure_on_ray_is_retried_then_reported(tmp_path: Path, two_workers: 
         cells.Cell("once", {"x": 2, "failures": 1}),
     ]
     with pytest.raises(cells.CellError, match=r"1 of 2 cells failed: always .*failure 2"):
-        cells.run_cells(todo, counting, tmp_path, cluster=two_workers, retries=1)
+        cells.run_cells(
+            todo, counting, tmp_path, cluster=two_workers, resources=Resources(retries=1)
+        )
     assert "RuntimeError: failure 2" in (tmp_path / "cells/always/error.txt").read_text()
     assert read_json(tmp_path / "cells/once/result.json")["value"] == 4

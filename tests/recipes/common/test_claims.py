@@ -1,13 +1,11 @@
 """Verdict files: what may be in them, and the table they become."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from recipes.common import claims
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.files.atomic import write_json
 
 
 def test_verdicts() -> None:
@@ -39,12 +37,13 @@ def test_a_claim_that_is_not_allowed(change: dict[str, object]) -> None:
         claims.Claim(**{**whole, **change})
 
 
-def test_a_folder_is_shown_with_a_heading_a_recipe(tmp_path: Path) -> None:
+def test_a_folder_is_shown_with_a_heading_per_run(tmp_path: Path) -> None:
     one = claims.Claim("c", "p", "o", 1, 2, "holds")
-    claims.write_claims(tmp_path / "nested", [one])
-    write_json(tmp_path / "flat" / "claims.json", [asdict(one)])
+    for name in ("paper/figure", "other"):
+        claims.write_claims(tmp_path / name, [one])
     page = claims.claims_page([tmp_path])
-    assert [line for line in page.splitlines() if line.startswith("##")] == ["## flat", "## nested"]
+    headings = [line for line in page.splitlines() if line.startswith("##")]
+    assert headings == ["## other", "## paper/figure"]
     assert page.count("| c | p | o | 1 | 2 | **holds** |") == 2
 
 

@@ -15,9 +15,12 @@ def test_the_first_documents_whole(tiny_text: Path, tmp_path: Path) -> None:
     wanted = len(documents[0]) + 1  # one character of the second: all of it is kept
     path = text_sample(str(tiny_text), wanted, tmp_path)
     assert [document.text for document in load_documents(path)] == documents[:2]
-    path.write_text(json.dumps({"text": "kept"}) + "\n")
-    again = text_sample(str(tiny_text), wanted, tmp_path)
-    assert (again, again.read_text()) == (path, '{"text": "kept"}\n')
+    made = path.stat().st_mtime_ns
+    assert text_sample(str(tiny_text), wanted, tmp_path) == path
+    assert path.stat().st_mtime_ns == made
+    path.write_text(json.dumps({"text": "altered"}) + "\n")
+    with pytest.raises(DataError, match="is damaged"):
+        text_sample(str(tiny_text), wanted, tmp_path)
 
 
 def test_too_short_a_corpus_leaves_no_file(tiny_text: Path, tmp_path: Path) -> None:

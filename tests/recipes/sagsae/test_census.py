@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from sae_lens import AbsTopKTrainingSAEConfig
 
 from recipes.sagsae import census, census_verdicts, parameters
@@ -57,8 +58,6 @@ def write_scale(file: Path, **changes: Any) -> Path:
         "widths": [64],
         **changes,
     }
-    import yaml
-
     file.write_text(yaml.safe_dump({"small": scale}))
     return file
 
@@ -98,8 +97,18 @@ def test_a_checkpoint_by_its_path(
 def test_no_saes_at_all(run_dir: Path, tmp_path: Path) -> None:
     config = write_scale(tmp_path / "c.yaml")
     more = [f"--run={run_dir}", "--names=nothing*"]
-    with pytest.raises(ConfigError, match="no SAEs"):
+    with pytest.raises(ConfigError, match="no SAEs to count"):
         census.main([f"--config={config}", f"--output={tmp_path / 'out'}", *more])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--sae=mine"], "--sae 'mine'"), (["--run=nowhere"], "--run nowhere")],
+)
+def test_sources_that_are_not_allowed(arguments: list[str], message: str, tmp_path: Path) -> None:
+    config = write_scale(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=message):
+        census.main([f"--config={config}", f"--output={tmp_path / 'out'}", *arguments])
 
 
 def shrunk_sae(factor: float, normalize: str = "none") -> Any:
@@ -173,7 +182,7 @@ def test_summary_by_hand() -> None:
     assert row["bipolar_fraction"] == pytest.approx(2 / 3)
     # Smaller sides 0.10, 0.01, 0 of a total mass of 0.41.
     assert row["two_sided_share_of_mass"] == pytest.approx(2 * 0.11 / 0.41)
-    assert row["concentration"][1.0] == pytest.approx(1.0)
+    assert row["concentration"]["1.0"] == pytest.approx(1.0)
     assert row["positive_slopes"]["q0.5"] == 1.0
 
 

@@ -11,13 +11,15 @@ from sae_lens_bipolar.files.atomic import read_json
 
 def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    files = ["--json", str(tmp_path / "step.json"), "--figure", str(tmp_path / "step.png")]
+    files = ["--output", str(tmp_path)]
     training_step.main(["--shapes", "tiny", "--steps", "3", "--no-memory", "--l0", "16", *files])
-    results = read_json(tmp_path / "step.json")
-    (shape,) = results["shapes"]
+    (shape,) = read_json(tmp_path / "results/training_step.json")
+    environment = read_json(tmp_path / "environment.json")
+    assert environment["command"].startswith("python -m recipes.speed.training_step --shapes tiny")
+    assert (tmp_path / "config.yaml").is_file()
     assert (shape["name"], shape["d_sae"], shape["batch"]) == ("tiny", 1024, 128)
     wanted = [list(pair) for pair in comparisons()]
-    if "eai-sparsify" not in results["environment"]["versions"]:
+    if "eai-sparsify" not in environment["versions"]:
         wanted = [pair for pair in wanted if "eai-sparsify" not in pair]
     assert [[c["ours"], c["reference"]] for c in shape["comparisons"]] == wanted
     for c in shape["comparisons"]:
@@ -29,7 +31,7 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         wanted_l0 = 16 if "gated" in c["ours"] else 8
         assert c["l0"] == pytest.approx(wanted_l0, rel=0.3)
     assert len(capsys.readouterr().out.splitlines()) == len(wanted)
-    assert (tmp_path / "step.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "report/training_step.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_only_some_contestants(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,8 +49,8 @@ def test_memory_is_measured_in_a_process_of_its_own() -> None:
 
 def test_a_batch_in_place_of_the_shapes_own(tmp_path: Path) -> None:
     arguments = ["--shapes", "tiny", "--steps", "1", "--batch", "70", "--only", "our abstopk"]
-    training_step.main([*arguments, "--json", str(tmp_path / "step.json")])
-    (shape,) = read_json(tmp_path / "step.json")["shapes"]
+    training_step.main([*arguments, "--output", str(tmp_path)])
+    (shape,) = read_json(tmp_path / "results/training_step.json")
     assert shape["batch"] == 70
 
 

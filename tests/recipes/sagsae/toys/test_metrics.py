@@ -132,15 +132,6 @@ def test_ray_cosines_match_sides_that_fire() -> None:
     assert not metrics.ray_cosines(torch.zeros(4, 3), W_dec, RAYS).any()
 
 
-def test_bootstrap() -> None:
-    assert metrics.bootstrap([0.25, 0.25, 0.25]) == (0.25, 0.25, 0.25)
-    one = metrics.bootstrap([0.0, 1.0])
-    assert one == (0.5, 0.0, 1.0)  # means of two draws: 0, 1/2, 1 with weights 1/4, 1/2, 1/4
-    assert metrics.bootstrap([0.0, 1.0]) == one
-    with pytest.raises(DataError, match="at least one value"):
-        metrics.bootstrap([])
-
-
 def test_world_has_antipodal_features_with_gains() -> None:
     truth = ground_truth(World(3, 8, negative_gains=(0.5, 2.0)), seed=1)
     assert truth.gains.tolist() == [1, 1, 1, 0.5, 2, 0.5]

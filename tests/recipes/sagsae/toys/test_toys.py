@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recipes.common.cells import read_scale
+from recipes.common.scales import read_scale
 from recipes.sagsae.toys import __main__ as toys
 from recipes.sagsae.toys.claims import toy_claims
 from sae_lens_bipolar.errors import ConfigError
@@ -36,9 +36,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_figure_has_its_data(run: Path) -> None:
-    assert {file.stem for file in (run / "figures").glob("*.png")} == FIGURES
+    assert {file.stem for file in (run / "report").glob("*.png")} == FIGURES
     for name in FIGURES:
-        with open(run / "figures" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        with open(run / "report" / f"{name}.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert rows, name
         for row in rows:

@@ -157,7 +157,7 @@ def polarity(run: Run) -> Plot | None:
                 axes.set_ylabel("firing rate, negative side")
             if i + columns >= len(names):
                 axes.set_xlabel("firing rate, positive side")
-    alt = "One panel per SAE, one dot per latent: firing rate of the negative against the positive side."
+    alt = "One panel per SAE, one dot per latent: firing rates of the negative and positive side."
     return Plot("polarity", alt, figure, ("sae", "latent", "positive_rate", "negative_rate"), rows)
 
 
@@ -174,7 +174,7 @@ def position(rate: float, index: int, floor: int, side: int) -> float:
     """Where a firing rate stands on a panel's axis: log10, and a band below `floor` for zero.
 
     A latent's place across the zero band carries no meaning; it is spread by its index (golden
-    ratio, another multiplier per side) so that thousands of one-sided latents do not hide each other.
+    ratio, another multiplier per side), so that thousands of one-sided latents do not overlap.
     """
     if rate > 0:
         return math.log10(rate)

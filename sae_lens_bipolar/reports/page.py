@@ -165,7 +165,7 @@ def _describe(value: Any) -> str:
 
 
 def _findings(summary: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table says, in one sentence per score: which SAE is first, which last, at which L0."""
+    """What the table says, one sentence per score: which SAE is first, which last, at which L0."""
     columns = (
         tables.NAME,
         *(c for c in tables.HEADLINE if c.key in ("l0", "nmse", "loss_recovered")),

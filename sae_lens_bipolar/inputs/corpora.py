@@ -31,7 +31,7 @@ _SPARE = 8
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """Training and held-out windows of tokens: column `input_ids`, `context_size` ints a row.
+    """Training and held-out windows of tokens: column `input_ids`, `context_size` ints per row.
 
     Either data set can be the `override_dataset` of SAELens's runners.
     """

@@ -247,6 +247,7 @@ def hook_shape(model: HookedTransformer, hook_name: str) -> tuple[int, ...]:
     square = hook_name.endswith(("hook_pattern", "hook_attn_scores"))
     if square or len(shape) < 3 or shape[:2] != (1, length):
         raise ModelError(
-            f"hook_name={hook_name!r} has shape {shape} for {length} tokens: not one vector a token"
+            f"hook_name={hook_name!r} has shape {shape} for {length} tokens: "
+            "not one vector per token"
         )
     return shape[2:]

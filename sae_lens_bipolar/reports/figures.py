@@ -75,7 +75,7 @@ def training(run: Run) -> Plot | None:
         # One legend for both panels: it holds the target too, which only the right one draws.
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
-    alt = f"Two panels against training tokens, one line an SAE: {names[metric]}, and L0."
+    alt = f"Two panels against training tokens, one line per SAE: {names[metric]}, and L0."
     return Plot("training", alt, figure, ("sae", "step", "n_tokens", metric, "l0"), rows)
 
 
@@ -116,12 +116,14 @@ def reconstruction(run: Run) -> Plot | None:
             drawing.target_line(axes, l0_target(run), horizontal=False)
     keys = ("l0", "nmse", "loss_recovered")
     rows = [(row["name"], row["architecture"], *(row[key] for key in keys)) for row in run.summary]
-    alt = "Two panels, one point an SAE: nMSE and loss recovered on held-out text, each against L0."
+    alt = (
+        "Two panels, one point per SAE: nMSE and loss recovered on held-out text, each against L0."
+    )
     return Plot("reconstruction", alt, figure, ("sae", "architecture", *keys), rows)
 
 
 def polarity(run: Run) -> Plot | None:
-    """Firing rate, negative against positive side, one panel an SAE; None without a census."""
+    """Firing rate, negative against positive side, one panel per SAE; None without a census."""
     names = [name for name in run.sae_names() if name in run.census]
     if not names:
         return None
@@ -155,9 +157,7 @@ def polarity(run: Run) -> Plot | None:
                 axes.set_ylabel("firing rate, negative side")
             if i + columns >= len(names):
                 axes.set_xlabel("firing rate, positive side")
-    alt = (
-        "One panel an SAE, one dot a latent: firing rate of the negative against the positive side."
-    )
+    alt = "One panel per SAE, one dot per latent: firing rates of the negative and positive side."
     return Plot("polarity", alt, figure, ("sae", "latent", "positive_rate", "negative_rate"), rows)
 
 
@@ -174,7 +174,7 @@ def position(rate: float, index: int, floor: int, side: int) -> float:
     """Where a firing rate stands on a panel's axis: log10, and a band below `floor` for zero.
 
     A latent's place across the zero band carries no meaning; it is spread by its index (golden
-    ratio, another multiplier a side) so that thousands of one-sided latents do not hide each other.
+    ratio, another multiplier per side), so that thousands of one-sided latents do not overlap.
     """
     if rate > 0:
         return math.log10(rate)

@@ -22,8 +22,8 @@ from sae_lens_bipolar.files.outputs import require_replaceable
 from sae_lens_bipolar.reports import drawing, excerpts, figures, tables
 from sae_lens_bipolar.reports.rundir import Run, find_setting, read_run
 
-WANTED = 10  # two-sided latents shown an SAE, at the least
-CONTEXTS = 5  # shown at once a side; the rest is folded
+WANTED = 10  # two-sided latents shown per SAE, at the least
+CONTEXTS = 5  # shown at once per side; the rest is folded
 
 
 def render(run_dir: str | Path) -> Path:
@@ -165,7 +165,7 @@ def _describe(value: Any) -> str:
 
 
 def _findings(summary: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table says, in a sentence a score: which SAE is first, which last, at which L0."""
+    """What the table says, one sentence per score: which SAE is first, which last, at which L0."""
     columns = (
         tables.NAME,
         *(c for c in tables.HEADLINE if c.key in ("l0", "nmse", "loss_recovered")),

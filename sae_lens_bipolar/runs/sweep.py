@@ -93,6 +93,7 @@ class SweepConfig:
     repeat: bool = False  # begin the rows again where they end
     keep_checkpoints: str | None = None  # folder where training checkpoints stay
     options: Mapping[str, Any] = field(default_factory=dict)  # more fields of SAELens's runner
+    text_column: str | None = None  # of the corpus; None for "text", else token ids
 
     def __post_init__(self) -> None:
         for name in ("context_size", "training_tokens"):
@@ -112,9 +113,10 @@ class SweepConfig:
             )
 
     def record(self) -> dict[str, Any]:
-        """The fields for `config.yaml`; of the last four only those that are given."""
+        """The fields for `config.yaml`; of the last five only those that are given."""
         given = asdict(self)
         late = {"reading": "drawn", "repeat": False, "keep_checkpoints": None, "options": {}}
+        late["text_column"] = None
         return {key: value for key, value in given.items() if late.get(key, ...) != value}
 
 
@@ -235,7 +237,11 @@ def load_assets(config: SweepConfig, saes: Mapping[str, SweepSAE]) -> Assets:
         )
         return Assets(model, tokens)
     tokens = split_tokens(
-        load_documents(config.corpus, streaming=config.reading == "stream"),
+        load_documents(
+            config.corpus,
+            text_column=config.text_column,
+            streaming=True if config.reading == "stream" else None,  # None: by size
+        ),
         tokenizer_of(model),
         context_size=config.context_size,
         max_train_tokens=rows_needed(cfg) * config.context_size,

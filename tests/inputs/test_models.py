@@ -345,7 +345,7 @@ def test_check_hook_gives_d_in(tiny_model_dirs: dict[str, Path]) -> None:
     [
         ("blocks.7.hook_resid_post", "no such hook; did you mean 'blocks.1.hook_resid_post'"),
         ("blocks.0.hook_resid_pots", "did you mean 'blocks.0.hook_resid_post'"),
-        ("blocks.0.attn.hook_pattern", "not one vector a token"),
+        ("blocks.0.attn.hook_pattern", "not one vector per token"),
         ("blocks.0.attn.hook_result", "switched off"),
     ],
 )

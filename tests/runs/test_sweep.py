@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import yaml
 from sae_lens import AbsTopKTrainingSAEConfig, GatedTrainingSAEConfig
 
-from sae_lens_bipolar.errors import ConfigError, ModelError
+from sae_lens_bipolar.errors import ConfigError, DataError, ModelError
 from sae_lens_bipolar.evaluation.reconstruction import measure
 from sae_lens_bipolar.runs import sweep
 from sae_lens_bipolar.runs.checkpoints import load_sae
@@ -134,3 +135,21 @@ def test_no_saes_or_no_such_hook(config: SweepConfig, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="hook_mlp_out"):
         run_sweep(config, wrong, tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
+
+
+def test_the_text_column_reaches_the_corpus(
+    config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded only where it is given, so that runs from before it can go on."""
+    asked: dict[str, object] = {}
+
+    def load(source: str, **options: object) -> list[object]:
+        asked.update(options, source=source)
+        raise DataError("read enough")
+
+    monkeypatch.setattr(sweep, "load_documents", load)
+    with pytest.raises(DataError, match="read enough"):
+        run_sweep(replace(config, text_column="body"), SAES, tmp_path / "run")
+    assert asked == {"source": config.corpus, "text_column": "body", "streaming": None}
+    assert "text_column" not in config.record()
+    assert replace(config, text_column="body").record()["text_column"] == "body"

@@ -21,7 +21,7 @@ def one_sae(given: str) -> Source:
         ConfigError: if there are several, naming them.
     """
     run, _, name = given.rpartition(":")
-    if not name or not Path(run).expanduser().is_dir():
+    if not (run and name and Path(run).expanduser().is_dir()):
         run, name = given, ""
     found = find_saes([run])
     names = [source.run_name for source in found]

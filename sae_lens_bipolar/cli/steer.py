@@ -142,7 +142,5 @@ def side_by_side(columns: dict[str, str], width: int) -> str:
 
 
 def _cell(title: str, text: str, width: int) -> Sequence[str]:
-    lines = [
-        wrapped for line in text.splitlines() for wrapped in textwrap.wrap(line, width) or [""]
-    ]
-    return [title, "-" * width, *lines]
+    lines = [textwrap.wrap(line, width) or [""] for line in text.splitlines()]
+    return [title, "-" * width, *(wrapped for line in lines for wrapped in line)]

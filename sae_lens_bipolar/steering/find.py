@@ -11,7 +11,7 @@ import torch
 from sae_lens.saes.sae import SAE
 from transformers import PreTrainedTokenizerBase
 
-from sae_lens_bipolar.errors import ConfigError, DataError, require_choice
+from sae_lens_bipolar.errors import ConfigError, DataError, require_choice, require_number
 from sae_lens_bipolar.polarity.splitting import inference_form
 from sae_lens_bipolar.steering.directions import POOLS, Pool, weights
 from sae_lens_bipolar.steering.hook_points import Model
@@ -262,6 +262,7 @@ def _sample(
 
 def _require_enough(counts: tuple[int, int], paired: bool, alpha: float) -> None:
     """Raise `DataError` if the texts allow so few labellings that none could be surprising."""
+    require_number(alpha, "alpha", 0, 1, exclusive=True)
     if min(counts) < 1:
         raise DataError(f"each side needs texts: got {counts[0]} positive, {counts[1]} negative")
     labellings = 2 ** counts[0] if paired else comb(sum(counts), counts[0])

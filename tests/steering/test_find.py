@@ -103,7 +103,7 @@ def test_a_token_finds_its_latents(kind: str, models: dict[str, Any]) -> None:
 def test_a_direction_finds_its_latent_and_a_random_one_nothing(models: dict[str, Any]) -> None:
     model, _ = models["hooked"]
     dim = difference_in_means(model, texts(HOT, 30, 0), texts(COLD, 30, 1), HOOK)
-    assert torch.cosine_similarity(dim, CONCEPT, dim=0) > 0.99
+    assert torch.cosine_similarity(dim, CONCEPT, dim=0) > 0.97
     first = find_latents_by_direction(planted_sae(), dim).latents[0]
     assert (first.latent, first.sign, first.p) == (LATENT, -1, 1 / 1000)
     drawn = torch.randn(WIDTH, generator=torch.Generator().manual_seed(9))

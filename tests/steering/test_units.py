@@ -136,7 +136,7 @@ def test_saes_that_do_not_encode_token_by_token_are_refused() -> None:
     transcoder = Transcoder(TranscoderConfig(d_in=8, d_sae=16, d_out=8, apply_b_dec_to_input=False))
     with pytest.raises(ConfigError, match="reads one hook and writes another"):
         EditLatents(transcoder, {1: 1.0}, unit="raw")
-    temporal = TemporalSAE(TemporalSAEConfig(d_in=8, d_sae=16, n_heads=2))
+    temporal = TemporalSAE(TemporalSAEConfig(d_in=8, d_sae=128, n_heads=2, bottleneck_factor=2))
     with pytest.raises(ConfigError, match="reads whole sequences"):
         EditLatents(temporal, {1: 1.0}, unit="raw")
 

@@ -1,6 +1,7 @@
 """The command `sae-lens-bipolar`: demo, train, bench, report, publish."""
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -15,6 +16,11 @@ from sae_lens_bipolar.errors import BipolarError
 from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
 
 EXIT_BAD_INPUT = 2
+# Each is a module of this folder with `add_options` and `run`.
+_ON_ONE_SAE = {
+    "steer": "continue a prompt with a latent turned, beside the unsteered text",
+    "find": "rank the latents that separate two files of texts, against chance",
+}
 # What a command that is stopped has kept, and how to go on.
 _GOES_ON = "what was finished is kept in {output}; the same command goes on from there"
 _KEPT = {
@@ -97,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench_options(bench)
     bench.set_defaults(run=_bench)
+
+    for name, text in _ON_ONE_SAE.items():
+        command = importlib.import_module(f"sae_lens_bipolar.cli.{name}")
+        one = commands.add_parser(
+            name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.add_options(one)
+        one.set_defaults(run=lambda options, _, command=command: command.run(options))
 
     publish = commands.add_parser(
         "publish",

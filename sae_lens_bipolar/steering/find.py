@@ -11,7 +11,7 @@ import torch
 from sae_lens.saes.sae import SAE
 from transformers import PreTrainedTokenizerBase
 
-from sae_lens_bipolar.errors import ConfigError, DataError, require_choice
+from sae_lens_bipolar.errors import ConfigError, DataError, require_choice, require_number
 from sae_lens_bipolar.polarity.splitting import inference_form
 from sae_lens_bipolar.steering.directions import POOLS, Pool, weights
 from sae_lens_bipolar.steering.hook_points import Model
@@ -75,23 +75,32 @@ def find_latents(
         _pooled(sae, model, texts, tokens, hook, tokenizer, batch_size)
         for texts in (positive, negative)
     ]
-    means = (sides[0].mean(0), sides[1].mean(0))
-    options: dict[str, Any] = {"n": n, "n_draws": n_draws, "alpha": alpha, "seed": seed}
+    return rank_contrast(*sides, paired=paired, n=n, n_draws=n_draws, alpha=alpha, seed=seed)
+
+
+def rank_contrast(
+    positive: torch.Tensor, negative: torch.Tensor, *, paired: bool = False, **options: Any
+) -> Ranking:
+    """`find_latents` for values at hand: one per text and latent, `[texts, d_sae]` each.
+
+    Args:
+        options: as in `rank`.
+    """
+    means = (positive.mean(0), negative.mean(0))
     if paired:
 
         def swap(draws: int, generator: torch.Generator) -> torch.Tensor:
-            return torch.randint(2, (draws, counts[0]), generator=generator) * 2.0 - 1
+            return torch.randint(2, (draws, len(positive)), generator=generator) * 2.0 - 1
 
-        x = sides[0] - sides[1]
-        return rank(x, torch.ones(len(x)), swap, "swaps within pairs", means=means, **options)
-    x = torch.cat(sides)
-    labels = torch.cat([torch.ones(counts[0]), torch.zeros(counts[1])])
+        ones = torch.ones(len(positive))
+        return rank(positive - negative, ones, swap, "swaps within pairs", means=means, **options)
+    x = torch.cat([positive, negative])
+    labels = torch.cat([torch.ones(len(positive)), torch.zeros(len(negative))])
+    centred = labels - labels.mean()
 
     def shuffle(draws: int, generator: torch.Generator) -> torch.Tensor:
-        orders = torch.rand(draws, len(labels), generator=generator).argsort(1)
-        return centred[orders]
+        return centred[torch.rand(draws, len(x), generator=generator).argsort(1)]
 
-    centred = labels - labels.mean()
     return rank(x - x.mean(0), centred, shuffle, "shuffles of the labels", means=means, **options)
 
 
@@ -142,18 +151,36 @@ def find_latents_by_token(
             f"{len(rows)} texts hold {token!r} among other tokens: too few to tell a latent from "
             "chance; give more texts with it"
         )
-    x, mark = torch.cat(rows), torch.cat(marks) > 0
-    means = (x[mark].mean(0), x[~mark].mean(0))
+    return rank_tokens(rows, marks, n=n, n_draws=n_draws, alpha=alpha, seed=seed)
+
+
+def rank_tokens(
+    rows: Sequence[torch.Tensor], marks: Sequence[torch.Tensor], **options: Any
+) -> Ranking:
+    """`find_latents_by_token` for values at hand.
+
+    Args:
+        rows: for each text, z of some of its tokens, `[tokens, d_sae]`.
+        marks: for each text, 1 where the token is the one asked for, else 0, `[tokens]`.
+        options: as in `rank`.
+    """
+    x, mark = torch.cat(list(rows)), torch.cat(list(marks)) > 0
     centred = [one / one.sum() - 1 / len(one) for one in marks]
 
     def elsewhere(draws: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.cat(
-            [one[torch.rand(draws, len(one), generator=generator).argsort(1)] for one in centred], 1
-        )
+        drawn = [
+            one[torch.rand(draws, len(one), generator=generator).argsort(1)] for one in centred
+        ]
+        return torch.cat(drawn, 1)
 
-    x = torch.cat([one - one.mean(0) for one in rows])
-    options: dict[str, Any] = {"n": n, "n_draws": n_draws, "alpha": alpha, "seed": seed}
-    return rank(x, torch.cat(centred), elsewhere, "choices of other tokens", means=means, **options)
+    return rank(
+        torch.cat([one - one.mean(0) for one in rows]),
+        torch.cat(centred),
+        elsewhere,
+        "choices of other tokens",
+        means=(x[mark].mean(0), x[~mark].mean(0)),
+        **options,
+    )
 
 
 @torch.no_grad()
@@ -188,8 +215,9 @@ def find_latents_by_direction(
         return torch.randn(draws, len(v), generator=generator)
 
     columns = sae.W_dec.detach().float().cpu().T
-    options: dict[str, Any] = {"n": n, "n_draws": n_draws, "alpha": alpha, "seed": seed}
-    return rank(columns, v, anywhere, "random directions", **options)
+    return rank(
+        columns, v, anywhere, "random directions", n=n, n_draws=n_draws, alpha=alpha, seed=seed
+    )
 
 
 def _pooled(
@@ -234,6 +262,7 @@ def _sample(
 
 def _require_enough(counts: tuple[int, int], paired: bool, alpha: float) -> None:
     """Raise `DataError` if the texts allow so few labellings that none could be surprising."""
+    require_number(alpha, "alpha", 0, 1, exclusive=True)
     if min(counts) < 1:
         raise DataError(f"each side needs texts: got {counts[0]} positive, {counts[1]} negative")
     labellings = 2 ** counts[0] if paired else comb(sum(counts), counts[0])

@@ -6,7 +6,8 @@ best latent reaches when the weights are drawn anew, so `p_i` accounts for havin
 
     p_i = (1 + #{draws: max_j |s_j(draw)| >= |s_i|}) / (1 + draws)
 
-(Westfall and Young 1993). On noise, p <= alpha for some latent in a share alpha of searches.
+(Westfall and Young 1993). On noise, p <= alpha for some latent in a share alpha of searches; in
+fewer where draws tie, as they do for latents that fire on a few rows only.
 """
 
 from collections.abc import Callable

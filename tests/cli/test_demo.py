@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from sae_lens_bipolar.cli.demo import DemoConfig, load_assets
 from sae_lens_bipolar.cli.main import main
+from sae_lens_bipolar.inputs.corpora import TokenSplit
 from sae_lens_bipolar.runs.directory import read_metrics
 
 NAMES = ["topk", "abstopk", "gated", "sign_aware_gated"]
@@ -142,7 +143,8 @@ def test_abstopk_gives_the_same_activations_where_this_package_was_never_importe
 
 def test_no_held_out_document_is_in_the_training_tokens(tiny_model_dirs, tiny_text) -> None:
     config = DemoConfig(model=str(tiny_model_dirs["gpt2"]), corpus=str(tiny_text), **OPTIONS)
-    model, tokens = load_assets(config)
+    _, tokens = load_assets(config)
+    assert isinstance(tokens, TokenSplit)
     train = {tuple(row) for row in tokens.train["input_ids"]}
     held_out = {tuple(row) for row in tokens.held_out["input_ids"]}
     assert train

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -101,7 +102,8 @@ def test_a_yaml_file_says_the_same_and_flags_win(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(options))
     cfg = parse(["--lr", "0.5", "--d_sae", "128"], file)
     assert cfg.sae.architecture() == "sign_aware_gated"
-    assert (cfg.sae.d_in, cfg.sae.d_sae, cfg.sae.symmetry, cfg.sae.l0_target) == (
+    sae: Any = cfg.sae
+    assert (sae.d_in, sae.d_sae, sae.symmetry, sae.l0_target) == (
         32,
         128,
         "gain",

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -389,7 +390,8 @@ def test_a_run_somebody_else_works_in_is_left_alone(small_run: Path) -> None:
 )
 def test_options_are_checked(field: str, value: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        PublishConfig(**{"repo_id": REPO, field: value})
+        options: dict[str, Any] = {"repo_id": REPO, field: value}
+        PublishConfig(**options)
 
 
 @pytest.mark.parametrize("id", ["../up", "/abs", "a//b", "results", ".hidden", "a b"])

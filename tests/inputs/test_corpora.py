@@ -257,7 +257,7 @@ def test_split_is_deterministic_and_mixes_documents(documents: list[Document]) -
     first = split_tokens(documents, tokenizer, context_size=16)
     assert rows_of(first) == rows_of(split_tokens(documents[::-1], tokenizer, context_size=16))
     assert rows_of(first) != rows_of(split_tokens(documents, tokenizer, context_size=16, seed=43))
-    starts = [tokenizer.decode(row[1:]) for row in first.train["input_ids"]]
+    starts = [str(tokenizer.decode(row[1:])) for row in first.train["input_ids"]]
     chapters = [i for i, text in enumerate(starts) if text.startswith("Chapter")]
     assert chapters != list(range(len(chapters)))
     assert max(chapters) > len(starts) / 2
@@ -274,7 +274,7 @@ def test_equal_texts_share_a_side() -> None:
 
 def test_limits(documents: list[Document]) -> None:
     tokenizer = make_tokenizer()
-    limits = {"max_train_tokens": 645, "max_held_out_tokens": 100}
+    limits: dict[str, Any] = {"max_train_tokens": 645, "max_held_out_tokens": 100}
     split = split_tokens(documents, tokenizer, context_size=16, held_out_fraction=0.3, **limits)
     assert (split.n_train_tokens, split.n_held_out_tokens) == (640, 96)
     assert split.n_train_documents > 3  # drawn from eight times as many tokens
@@ -456,7 +456,12 @@ def test_the_split_of_many_documents_is_the_one_it_always_was() -> None:
         Document(" ".join(f"d{i}w{j}" for j in range(20 + i % 37)), f"document {i}")
         for i in range(200)
     ]
-    options = {"context_size": 8, "max_train_tokens": 400, "max_held_out_tokens": 80, "seed": 3}
+    options: dict[str, Any] = {
+        "context_size": 8,
+        "max_train_tokens": 400,
+        "max_held_out_tokens": 80,
+        "seed": 3,
+    }
     found = [
         digest_of(split_tokens(source, cast(Any, Words()), **options))
         for source in (made, iter(made))

@@ -23,7 +23,7 @@ from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, ModelError
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
-from sae_lens_bipolar.inputs.models import load_model
+from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner, rows_needed
 
@@ -62,7 +62,7 @@ def make_config(d_in: int, **options) -> MultiSAETrainingRunnerConfig:
 
 def make_runner(run_dir: Path, model_dir: str, text: str, **options) -> RunDirectoryRunner:
     model = load_model(model_dir)
-    tokens = split_tokens(load_documents(text), model.tokenizer, context_size=CONTEXT, seed=7)
+    tokens = split_tokens(load_documents(text), tokenizer_of(model), context_size=CONTEXT, seed=7)
     cfg = make_config(model.cfg.d_model, **options)
     run_dir.mkdir(parents=True, exist_ok=True)
     return RunDirectoryRunner(cfg, run_dir, model, tokens.train, log_every=1)

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ SAES = {
     "mlp": SweepSAE(MLP, partial(AbsTopKTrainingSAEConfig, d_sae=48, k=3), {"seed": 7}),
     "gated": SweepSAE(MLP, partial(GatedTrainingSAEConfig, d_sae=48, l1_coefficient=0.1)),
 }
-SIZES = {
+SIZES: dict[str, Any] = {
     "context_size": 32,
     "training_tokens": 1600,
     "train_batch_size_tokens": 64,
@@ -125,7 +126,8 @@ def test_measuring_alone_is_resumed(finished: Path, config: SweepConfig, tmp_pat
 )
 def test_fields_that_are_not_allowed(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
-        SweepConfig(**{field: value})
+        options: dict[str, Any] = {field: value}
+        SweepConfig(**options)
 
 
 def test_no_saes_or_no_such_hook(config: SweepConfig, tmp_path: Path) -> None:

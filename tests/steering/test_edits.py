@@ -153,7 +153,7 @@ def test_no_value_and_no_error_term_is_the_reconstruction() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, entry in TRAINING.items() if entry.splits_into and entry.signed]
+    "name", [name for name, entry in TRAINING.items() if entry.splits_into and entry.record.signed]
 )
 @pytest.mark.parametrize("value", [1.7, -1.7])
 @pytest.mark.parametrize("error", ["keep", "drop"])

@@ -240,7 +240,8 @@ def test_sinks_and_the_first_token_are_left_out(models: dict[str, Any]) -> None:
     # An embedding 20 times as large: a sink by its norm, as the BOS of real models is.
     model, tokenizer = planted_model()
     model.transformer.wte.weight[tokenizer.convert_tokens_to_ids("fire")] *= 20
-    model.transformer.wte.weight[tokenizer.convert_tokens_to_ids(tokenizer.bos_token)] = 5.0
+    ids: Any = tokenizer
+    model.transformer.wte.weight[ids.bos_token_id] = 5.0
     scale = measure_scale(planted_sae(), model, texts(HOT, 30, 0), tokenizer=tokenizer)
     assert scale.reach(LATENT, -1)[0] == pytest.approx(2.0, abs=1e-4)
     assert int(scale.census.n_tokens) < 30 * 6

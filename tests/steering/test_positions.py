@@ -38,7 +38,7 @@ def edited_tokens(model: Any, hook: str, **options: Any) -> torch.Tensor:
 def generate(model: Any, tokens: torch.Tensor, n: int, cached: bool, **more: Any) -> torch.Tensor:
     """Greedy continuation, `[batch, position + n]`."""
     if isinstance(model, HookedTransformer):
-        return model.generate(
+        text: Any = model.generate(
             tokens,
             max_new_tokens=n,
             do_sample=False,
@@ -47,6 +47,7 @@ def generate(model: Any, tokens: torch.Tensor, n: int, cached: bool, **more: Any
             verbose=False,
             use_past_kv_cache=cached,
         )
+        return text
     options = {"pad_token_id": PAD, "min_new_tokens": n, **more}
     return model.generate(
         tokens, max_new_tokens=n, do_sample=False, use_cache=cached, eos_token_id=None, **options

@@ -26,8 +26,8 @@ X = torch.randn(60, WIDTH, generator=torch.Generator().manual_seed(2), dtype=tor
 def known_census(positive: float, negative: float) -> Census:
     """A census in which every latent reached so far on each side."""
     zeros = torch.zeros(D_SAE, dtype=torch.float64)
-    counts = [(zeros + (reach > 0)).long() for reach in (positive, negative)]
-    return Census(100, *counts, zeros, zeros, zeros + positive, zeros + negative)
+    fired = [(zeros + (reach > 0)).long() for reach in (positive, negative)]
+    return Census(100, fired[0], fired[1], zeros, zeros, zeros + positive, zeros + negative)
 
 
 def latent_after(sae: Any, latent: int, value: float, **options: Any) -> torch.Tensor:

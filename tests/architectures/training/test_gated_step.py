@@ -248,6 +248,5 @@ def test_auto_is_dense_while_gates_are_open_and_sparse_when_they_have_shut() -> 
     assert not any(isinstance(o.feature_acts, SparseLatents) for o in outputs)
     with torch.no_grad():
         sae.log_threshold.fill_(1.5)
-    for _ in range(60):
-        output = sae.training_forward_pass(step_input(x))
-    assert isinstance(output.feature_acts, SparseLatents)
+    outputs = [sae.training_forward_pass(step_input(x)) for _ in range(60)]
+    assert isinstance(outputs[-1].feature_acts, SparseLatents)

@@ -512,6 +512,7 @@ def test_two_hundred_trainer_steps(pair: str, rescale: bool) -> None:
     ours, stock = trainers
     mixing = torch.randn(4, D_IN, generator=torch.Generator().manual_seed(5))
     had_dead = False
+    outputs: list[TrainStepOutput] = []
     for step in range(200):
         x = inputs(BATCH, 4, seed=100 + step) @ mixing + 0.1 * inputs(seed=900 + step)
         outputs = []

@@ -58,7 +58,7 @@ class HubServer:
 
     def __init__(self, page_size: int = 1000) -> None:
         self.page_size = page_size  # entries of one page of `tree`
-        self.licences = LICENCES
+        self.licences: frozenset[str] = frozenset(LICENCES)
         self.repositories: dict[tuple[RepoType, str], Repository] = {}
         self.moved: dict[tuple[RepoType, str], str] = {}  # old id -> new id, answered with 307
         self.users: dict[str, User] = {}  # by token

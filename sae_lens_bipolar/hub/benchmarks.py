@@ -97,9 +97,11 @@ def _measured(file: Path) -> tuple[str, str]:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{file} is no record of `bench`: {error!r}") from error
+        raise DataError(f"{file} is not a record of `bench`: {error!r}") from error
     if not fits:
-        raise DataError(f"{file} is no record of `bench`: a suite, protocol, seed or metric of it")
+        raise DataError(
+            f"{file} is not a record of `bench`: a suite, protocol, seed or metric of it"
+        )
     return record["sae"], digest
 
 

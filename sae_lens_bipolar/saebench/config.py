@@ -58,7 +58,7 @@ class BenchConfig(
         try:
             torch.device(self.device)
         except RuntimeError as error:
-            raise ConfigError(f"device={self.device!r} is no torch device") from error
+            raise ConfigError(f"device={self.device!r} is not a torch device") from error
 
     def _require_kind(self, name: str, value: Any, several: bool) -> None:
         if several and (not isinstance(value, tuple) or not value):
@@ -84,7 +84,7 @@ class BenchConfig(
         known = [field.name for field in fields(cls)]
         for name in changes:
             if name not in known:
-                raise ConfigError(f"{name!r} is no option of bench{did_you_mean(name, known)}")
+                raise ConfigError(f"{name!r} is not an option of bench{did_you_mean(name, known)}")
         try:
             return cls(**{**SCALES[scale], **changes})
         except TypeError as error:

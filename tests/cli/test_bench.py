@@ -73,7 +73,9 @@ def test_a_wrong_value_is_named(arguments: tuple[str, ...], message: str) -> Non
 def test_an_unknown_yaml_key_is_named(tmp_path: Path) -> None:
     file = tmp_path / "bench.yaml"
     file.write_text("suite: [core]\n")
-    with pytest.raises(ConfigError, match="'suite' is no option of bench; did you mean 'suites'"):
+    with pytest.raises(
+        ConfigError, match="'suite' is not an option of bench; did you mean 'suites'"
+    ):
         parsed("--config", str(file))
 
 

@@ -37,7 +37,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def bench_words() -> list[str]:
-    """Sixteen made-up words a letter."""
+    """Sixteen made-up words per letter."""
     draw = random.Random(3)
     words = {
         letter + "".join(draw.choice(part) for part in ("aeiou", "bdklmnrst", "aeiou", "dklmnrs"))
@@ -72,7 +72,7 @@ def bench_tokenizer(vocabulary: int = 2000) -> PreTrainedTokenizerFast:
 
 
 def save_bench_model(directory: Path, architecture: str) -> Path:
-    """A tiny random model whose embedding has a direction a first letter."""
+    """A tiny random model whose embedding has a direction per first letter."""
     tokenizer = bench_tokenizer()
     save_tiny_model(directory, architecture, vocab_size=len(tokenizer), hidden_size=D_IN)
     model = AutoModelForCausalLM.from_pretrained(directory)

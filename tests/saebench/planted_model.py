@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def planted_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token a word; an answer with its letter, "B. word", is one too if `words` has it."""
+    """One token per word; an answer with its letter, "B. word", is one too if `words` has it."""
     special = [BOS, EOS, PAD, UNKNOWN]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *words]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))

@@ -64,7 +64,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dic
     letter = dict(zip(LETTERS, basis[:26], strict=True))
     embeddings = {word: letter[word[0].lower()] for word in PROMPT}
     embeddings |= {word: letter[x] for x in LETTERS for word in words_of(x)}
-    encoder, decoder = basis.clone(), basis.clone()  # a latent a row
+    encoder, decoder = basis.clone(), basis.clone()  # a latent per row
     for i, word in enumerate(own, start=26):
         u, v, j = letter[word[0]], basis[i], LETTERS.index(word[0])
         if is_shared(word):

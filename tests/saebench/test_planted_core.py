@@ -1,7 +1,7 @@
 """Core on latents that are alive on their negative side only.
 
 sae_bench 0.6.0 counts `> 0` as firing (evals/core/main.py:604) and sums signed activations as L1
-(:562). The planted SAE has one latent a word, and every word of the text makes exactly one fire
+(:562). The planted SAE has one latent per word, and every word of the text makes exactly one fire
 with 2: L0 = 1, L1 = 2, every latent alive. Its flipped twin fires with -2 instead.
 """
 

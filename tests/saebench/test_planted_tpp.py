@@ -7,8 +7,8 @@ others, clamps them at 0 (:126-128) and keeps the largest effects, not the large
 are ablated in its place.
 
 In the planted model a word's embedding is the direction of its class (or of a gender, or filler),
-and the SAE has one latent a direction. Without its own latent a class's probe loses what it reads,
-and the other probes hardly suffer; without other classes' latents it is the other way round.
+and the SAE has one latent per direction. Without its own latent a class's probe loses what it
+reads, and the other probes hardly suffer; without other classes' latents it is the other way round.
 """
 
 from typing import Any

@@ -91,7 +91,7 @@ def scr_accuracies(first: float, second: float) -> tuple[dict[str, Any], dict[st
     clean |= {f"{eval_probe} probe on {two} data": second}
     after = {
         two: {20: {f"{eval_probe} probe on {one} data": 0.8}, 2: clean},  # of direction 1
-        one: {20: {f"{eval_probe} probe on {two} data": 0.85}, 2: clean},  # of direction 2
+        one: {20: {f"{eval_probe} probe on {two} data": 0.75}, 2: clean},  # of direction 2
     }
     return after, clean
 
@@ -100,8 +100,8 @@ def scr_accuracies(first: float, second: float) -> tuple[dict[str, Any], dict[st
     ("first", "second", "expected"),
     [
         (0.5, 0.7, 0.3 / 0.4),  # direction 1, which starts lower
-        (0.7, 0.5, 0.35 / 0.4),  # direction 2
-        (0.7, 0.7, 0.15 / 0.2),  # a tie, where SAEBench drops the metric: direction 2
+        (0.7, 0.5, 0.25 / 0.4),  # direction 2
+        (0.7, 0.7, 0.05 / 0.2),  # a tie, where SAEBench drops the metric: direction 2
     ],
 )
 def test_the_scr_metric_takes_the_lower_start_and_direction_2_of_a_tie(

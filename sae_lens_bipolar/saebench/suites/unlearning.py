@@ -8,7 +8,7 @@ Works around, in sae_bench 0.6.0 (evals/unlearning/):
   one length share a batch.
 - utils/feature_activation.py:44 reads the forget corpus relative to the working directory.
 - utils/feature_activation.py:201 and utils/metrics.py:608 read what other runs left, whatever
-  `force_rerun` says, and main.py:54 reads the whole folder: one folder a run. What depends on the
+  `force_rerun` says, and main.py:54 reads the whole folder: one folder per run. What depends on the
   model alone is shared.
 - main.py:141 seeds Python and torch, not numpy (the isolation does); utils/eval.py:91 leaves
   gradients disabled (the isolation restores them).

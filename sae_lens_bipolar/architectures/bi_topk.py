@@ -1,4 +1,4 @@
-"""Top-k over both sides of every latent, with one bias a side.
+"""Top-k over both sides of every latent, with one bias per side.
 
     u    = (x - b_dec) W_enc                                [batch, d_sae]
     pre+ = u + b+        pre- = -u + b-

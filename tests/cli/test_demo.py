@@ -143,7 +143,7 @@ def test_abstopk_gives_the_same_activations_where_this_package_was_never_importe
 
 def test_no_held_out_document_is_in_the_training_tokens(tiny_model_dirs, tiny_text) -> None:
     config = DemoConfig(model=str(tiny_model_dirs["gpt2"]), corpus=str(tiny_text), **OPTIONS)
-    _, tokens = load_assets(config)
+    model, tokens = load_assets(config)
     assert isinstance(tokens, TokenSplit)
     train = {tuple(row) for row in tokens.train["input_ids"]}
     held_out = {tuple(row) for row in tokens.held_out["input_ids"]}

@@ -389,8 +389,8 @@ def test_a_run_somebody_else_works_in_is_left_alone(small_run: Path) -> None:
     ],
 )
 def test_options_are_checked(field: str, value: str, words: str) -> None:
+    options: dict[str, Any] = {"repo_id": REPO, field: value}
     with pytest.raises(ConfigError, match=words):
-        options: dict[str, Any] = {"repo_id": REPO, field: value}
         PublishConfig(**options)
 
 

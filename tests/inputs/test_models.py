@@ -289,6 +289,7 @@ def test_hub_repository_without_the_file_is_reachable(hub: str) -> None:
 
 _NO_NETWORK = """
 import sys, time
+from sae_lens_bipolar.errors import DataError, ModelError
 from sae_lens_bipolar.inputs.documents import load_documents
 from sae_lens_bipolar.inputs.models import load_model
 start = time.monotonic()

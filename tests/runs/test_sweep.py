@@ -125,8 +125,8 @@ def test_measuring_alone_is_resumed(finished: Path, config: SweepConfig, tmp_pat
     ],
 )
 def test_fields_that_are_not_allowed(field: str, value: object) -> None:
+    options: dict[str, Any] = {field: value}
     with pytest.raises(ConfigError, match=field):
-        options: dict[str, Any] = {field: value}
         SweepConfig(**options)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 from sae_lens.saes.sae import SAE
 
@@ -17,6 +16,7 @@ from sae_lens_bipolar.architectures.unrolled_abstopk import (
     UnrolledAbsTopKSAE,
     UnrolledAbsTopKSAEConfig,
 )
+from tests.architectures.family import randomise
 
 D_IN, D_SAE = 6, 20
 
@@ -49,16 +49,3 @@ SIGNED: dict[str, Callable[..., SAE[Any]]] = {
 def signed_sae(name: str, seed: int = 0, **cfg: Any) -> SAE[Any]:
     """The SAE of that name, all its parameters drawn at random."""
     return randomise(SIGNED[name](**{"d_in": D_IN, "d_sae": D_SAE, **cfg}), seed)
-
-
-def randomise(sae: SAE[Any], seed: int = 0) -> SAE[Any]:
-    """Draw every parameter: thresholds above 0, decoder norms that differ, biases of both signs."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sae.named_parameters():
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if name.startswith("threshold"):
-            drawn = drawn.abs() + 0.1
-        elif name in ("b_enc", "b_mag", "b_positive", "b_negative", "log_gain"):
-            drawn = drawn / 2
-        parameter.data.copy_(drawn)
-    return sae

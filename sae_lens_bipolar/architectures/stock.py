@@ -13,12 +13,13 @@ _SKIP = f"{DECODE} + x W_skip^T"
 
 
 def _transcoder(name: str, title: str, encoder: str, decoder: str) -> Architecture:
+    is_jump = encoder == _JUMP
     return Architecture(
         name=name,
         title=title,
         formula=f"{encoder}{decoder}\nwith x̂ the activation at another hook",
-        source="SAELens",
-        cites=(JUMPRELU,) if encoder == _JUMP else (),
+        source="SAELens, after arXiv 2407.14435" if is_jump else "SAELens",
+        cites=(JUMPRELU,) if is_jump else (),
         signed=False,
     )
 

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -29,7 +29,10 @@ def inputs(batch: int = BATCH, seed: int = 7, dtype: torch.dtype = torch.float64
     return torch.randn(batch, D_IN, generator=generator, dtype=dtype) + 0.3
 
 
-def randomise(sae: SAE[Any], seed: int = 0) -> None:
+S = TypeVar("S", bound=SAE[Any])
+
+
+def randomise(sae: S, seed: int = 0) -> S:
     """Give every parameter a random value; decoder norms differ, thresholds are positive."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -40,6 +43,7 @@ def randomise(sae: SAE[Any], seed: int = 0) -> None:
             elif name.startswith(("b_", "log_step")):
                 noise = 0.3 * noise
             parameter.copy_(noise / 2)
+    return sae
 
 
 def step_input(

@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sae_lens import SAE, TrainingSAE
-from sae_lens.saes.sae import TrainStepInput
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -19,6 +19,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
 )
 from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
 from sae_lens_bipolar.errors import ActivationError, ConfigError
+from tests.architectures import family
 
 D_IN, D_SAE, BATCH = 5, 11, 7
 
@@ -40,14 +41,7 @@ def make_sae(**options: Any) -> SignAwareGatedTrainingSAE:
     return sae
 
 
-def step_input(x: torch.Tensor, l1: float = 0.3, dead: torch.Tensor | None = None):
-    return TrainStepInput(
-        sae_in=x,
-        coefficients={"l1": l1},
-        dead_neuron_mask=dead,
-        n_training_steps=0,
-        is_logging_step=False,
-    )
+step_input = partial(family.step_input, l1=0.3)
 
 
 def batch() -> torch.Tensor:

@@ -51,7 +51,8 @@ from sae_lens_bipolar.polarity.splitting import (
     split,
     split_latents,
 )
-from tests.signed_saes import D_IN, D_SAE, SIGNED, randomise, signed_sae
+from tests.architectures.family import randomise
+from tests.signed_saes import D_IN, D_SAE, SIGNED, signed_sae
 
 NORMALIZATIONS = (
     "none",

@@ -1,13 +1,13 @@
 """The gated step on open gates equals the dense one: losses, gradients, latents, whole runs."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from sae_lens import GatedTrainingSAE, GatedTrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.sae import TrainStepInput
 from sae_lens.training.sae_trainer import SAETrainer
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +20,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAEConfig,
 )
 from sae_lens_bipolar.sparse.deferred import SparseLatents
+from tests.architectures import family
 
 D_IN, D_SAE, BATCH = 12, 160, 37
 
@@ -62,14 +63,7 @@ def batch(seed: int = 1) -> torch.Tensor:
     )
 
 
-def step_input(x: torch.Tensor) -> TrainStepInput:
-    return TrainStepInput(
-        sae_in=x,
-        coefficients={"l1": 0.3},
-        dead_neuron_mask=None,
-        n_training_steps=1,
-        is_logging_step=False,
-    )
+step_input = partial(family.step_input, step=1, l1=0.3)
 
 
 def step(sae: Any, x: torch.Tensor, mode: sparse.Mode):

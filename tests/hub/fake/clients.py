@@ -145,3 +145,8 @@ def _forget_clients(endpoint: str) -> None:
     hf_api.api.endpoint = endpoint
     close_session()
     huggingface_hub.HfFileSystem.clear_instance_cache()
+    # Code of data sets is imported from below a home; another home's would be found in its place.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "datasets_modules"]:
+        del sys.modules[name]
+    sys.path[:] = [p for p in sys.path if not (p and (Path(p) / "datasets_modules").is_dir())]
+    importlib.invalidate_caches()

@@ -181,7 +181,6 @@ def _stage_sae(source: Source, id: str, folder: Path, with_split: bool) -> Stage
     local = an_object(load_json(path / SAE_CFG_FILENAME), str(path / SAE_CFG_FILENAME))
     _require_finished(path, local)
     sae = load_sae(path, dtype=None)
-    _require_finite(sae, path)
     target.mkdir(parents=True)
     config = {**local, "architecture": published_name(local["architecture"]), "device": "cpu"}
     config = write_mapping(target / SAE_CFG_FILENAME, config, path / SAE_CFG_FILENAME)
@@ -209,29 +208,17 @@ def _stage_sae(source: Source, id: str, folder: Path, with_split: bool) -> Stage
 
 
 def _require_finished(path: Path, config: Mapping[str, Any]) -> None:
-    scaler = path / ACTIVATION_SCALER_CFG_FILENAME
-    factor = (
-        an_object(load_json(scaler), str(scaler)).get("scaling_factor")
-        if scaler.is_file()
-        else None
-    )
-    setting = config.get("normalize_activations")
-    if factor is None and setting not in _UNFOLDED:
-        return
-    sign = f"normalize_activations={setting!r}" if factor is None else f"{scaler.name} beside it"
-    raise CheckpointError(
-        f"{path} was saved in the middle of a training that scales activations ({sign}): its "
-        "weights are right only together with that scaling, which the files on the Hub have no "
-        "place for. Finish the training and publish its result"
-    )
-
-
-def _require_finite(sae: SAE[Any], path: Path) -> None:
-    for name, tensor in sae.state_dict().items():
-        # An infinite threshold is a side that is switched off; nothing else is ever infinite.
-        finite = not tensor.isnan().any() if "threshold" in name else tensor.isfinite().all()
-        if not finite:
-            raise CheckpointError(f"{name} of {path} holds NaN or infinite values")
+    setting, scaler = config.get("normalize_activations"), path / ACTIVATION_SCALER_CFG_FILENAME
+    if scaler.exists() or setting in _UNFOLDED:
+        sign = (
+            f"{scaler.name} beside it" if scaler.exists() else f"normalize_activations={setting!r}"
+        )
+        raise CheckpointError(
+            f"{path} was saved in the middle of a training ({sign}): its weights may be right only "
+            "together with a scaling of activations, which the files on the Hub have no place for. "
+            "Finish the training and publish its result, or save a finished form: "
+            "load_sae(PATH).save_model(OTHER) folds the scaling in"
+        )
 
 
 def _model_of(metadata: Mapping[str, Any]) -> BaseModel:

@@ -1,6 +1,6 @@
 """Checkpoints that are whole or refused: sealing, finding the newest, and loading with checks."""
 
-import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,15 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_bipolar.architectures.training.checks import check_fields
-from sae_lens_bipolar.errors import CheckpointError, did_you_mean, require_number
+from sae_lens_bipolar.errors import CheckpointError, DataError, did_you_mean, require_number, shown
 from sae_lens_bipolar.files.atomic import read_json, sha256_of, write_json
+from sae_lens_bipolar.files.fields import load_json
 from sae_lens_bipolar.files.names import CHECKPOINTS, SEAL
+from sae_lens_bipolar.files.paths import open_regular
 from sae_lens_bipolar.polarity.splitting import inference_form
+
+_DTYPES = ("F64", "F32", "F16", "BF16")  # of weights, as safetensors names them
+_PROBLEMS = 8  # tensors that a message names
 
 
 def seal_checkpoint(path: Path) -> None:
@@ -89,14 +94,14 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
 
     Raises:
         CheckpointError: if a file is missing or damaged, the architecture is not registered,
-            tensors are missing, extra or misshapen, a run holds several SAEs, or the SAE expects
-            scaled activations and the factor is missing.
+            tensors are missing, extra, misshapen, not real or not finite, a run holds several SAEs,
+            or the SAE expects scaled activations and the factor is missing.
     """
     path = sae_folder(path)
     config, shapes = _read_config(path), _read_shapes(path)
     if (path / ACTIVATION_SCALER_CFG_FILENAME).exists():
         cfg = _check(path, config, shapes, SAE_TRAINING_CLASS_REGISTRY)
-        return _folded(path, cfg, device, dtype)
+        return _require_finite(_folded(path, cfg, device, dtype), path)
     cfg = _check(path, config, shapes, SAE_CLASS_REGISTRY)
     if cfg.normalize_activations in ("expected_average_only_in", "covariance_whitening"):
         raise CheckpointError(
@@ -105,9 +110,10 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
             "how, is missing: take it from the training checkpoint, or take the finished SAE"
         )
     try:
-        return SAE.load_from_disk(path, device=device, dtype=dtype)
+        sae = SAE.load_from_disk(path, device=device, dtype=dtype)
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # e.g. a version's name
         raise CheckpointError(f"SAELens cannot load {path}: {error}") from error
+    return _require_finite(sae, path)
 
 
 def _check(
@@ -120,11 +126,13 @@ def _check(
     architecture = config.get("architecture")
     if not isinstance(architecture, str) or architecture not in registry:
         raise CheckpointError(
-            f"architecture in {path / SAE_CFG_FILENAME} is {architecture!r}; registered: "
-            f"{', '.join(sorted(registry))}{did_you_mean(str(architecture), registry)}"
+            f"architecture in {path / SAE_CFG_FILENAME} is {shown(repr(architecture))}; "
+            f"registered: {', '.join(sorted(registry))}"
+            f"{did_you_mean(shown(architecture), registry)}"
         )
     if "dtype" not in config:
         raise CheckpointError(f"dtype is missing in {path / SAE_CFG_FILENAME}")
+    _require_size(path, config, shapes)
     sae_class, config_class = registry[architecture]
     try:
         cfg = config_class.from_dict({**config, "device": "meta"})
@@ -132,8 +140,11 @@ def _check(
         sae = sae_class(cfg)
         expected = dict(sae.state_dict())
         sae.process_state_dict_for_saving(expected)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / SAE_CFG_FILENAME} is no {architecture}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{path / SAE_CFG_FILENAME} does not describe an SAE of architecture {architecture}: "
+            f"{e}"
+        ) from e
     require_tensors(
         shapes, {name: list(t.shape) for name, t in expected.items()}, architecture, path
     )
@@ -143,6 +154,26 @@ def _check(
         )
     _require_seal(path)
     return cfg
+
+
+def _require_size(path: Path, config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
+    """Compare the sizes in `cfg.json` with the weights before anything of that size is built."""
+    d_in, d_sae = config.get("d_in"), config.get("d_sae")
+    held = sum(math.prod(shape) for shape in shapes.values())
+    if isinstance(d_in, int) and isinstance(d_sae, int) and d_in * d_sae > held:
+        raise CheckpointError(
+            f"d_in={d_in} and d_sae={d_sae} in {path / SAE_CFG_FILENAME} do not fit "
+            f"{SAE_WEIGHTS_FILENAME}, which holds {held} numbers in all"
+        )
+
+
+def _require_finite(sae: SAE[Any], path: Path) -> SAE[Any]:
+    for name, tensor in sae.state_dict().items():
+        # An infinite threshold is a side that is switched off; nothing else is ever infinite.
+        finite = not tensor.isnan().any() if "threshold" in name else tensor.isfinite().all()
+        if not finite:
+            raise CheckpointError(f"{name} of {path} holds NaN or infinite values")
+    return sae
 
 
 def _folded(path: Path, cfg: SAEConfig, device: str, dtype: str | None) -> SAE[Any]:
@@ -178,12 +209,15 @@ def require_tensors(
         CheckpointError: naming the missing, extra and misshapen tensors.
     """
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} does not belong" for name in sorted(found.keys() - expected.keys())]
+    extra = sorted(found.keys() - expected.keys())
+    problems += [f"{shown(name)} does not belong" for name in extra]
     problems += [
         f"{name} has shape {found[name]}, expected {expected[name]}"
         for name in sorted(expected.keys() & found.keys())
         if found[name] != expected[name]
     ]
+    if more := problems[_PROBLEMS:]:
+        problems = [*problems[:_PROBLEMS], f"and {len(more)} more"]
     if problems:
         raise CheckpointError(
             f"{path / SAE_WEIGHTS_FILENAME} does not hold a {architecture} SAE of the size in "
@@ -204,7 +238,7 @@ def _require_seal(path: Path) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / SAE_CFG_FILENAME
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = load_json(file)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} holds no {SAE_CFG_FILENAME}: not an SAE checkpoint"
@@ -219,11 +253,19 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_shapes(path: Path) -> dict[str, list[int]]:
     file = path / SAE_WEIGHTS_FILENAME
     try:
+        open_regular(file).close()
         with safe_open(file, framework="pt") as weights:
-            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+            for name, tensor in slices.items():
+                if tensor.get_dtype() not in _DTYPES:
+                    raise CheckpointError(
+                        f"{shown(name)} in {file} is of type {tensor.get_dtype()}; weights are "
+                        f"real numbers of type {', '.join(_DTYPES)}"
+                    )
+            return {name: tensor.get_shape() for name, tensor in slices.items()}
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} holds no {SAE_WEIGHTS_FILENAME}; weights are read from safetensors only"
         ) from error
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, DataError) as error:
         raise CheckpointError(f"{file} is damaged or no safetensors file: {error}") from error

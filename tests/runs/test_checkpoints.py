@@ -1,12 +1,13 @@
 """Checkpoints are whole or refused, and the refusal says what is wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from sae_lens import AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig
+from sae_lens import AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig, TopKSAE, TopKSAEConfig
 from safetensors.torch import load, save_file
 
 import sae_lens_bipolar  # noqa: F401
@@ -125,3 +126,93 @@ def test_removing_keeps_the_newest(tmp_path: Path) -> None:
     remove_checkpoints(tmp_path)
     assert not tmp_path.exists()
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def _edited(path: Path, **changes: object) -> Path:
+    file = path / "cfg.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    (path / "sealed.json").unlink(missing_ok=True)
+    return path
+
+
+def _topk(path: Path) -> Path:
+    TopKSAE(TopKSAEConfig(d_in=4, d_sae=8, k=2)).save_model(path)
+    return path
+
+
+@pytest.mark.parametrize("d_sae", [10**9 + 7, 2**62, 10**30])
+@pytest.mark.parametrize("field", ["d_in", "d_sae"])
+def test_sizes_beyond_the_weights_are_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, d_sae: int
+) -> None:
+    path = _edited(_topk(tmp_path / "sae"), **{field: d_sae})
+    monkeypatch.setattr(TopKSAE, "__init__", lambda *_: pytest.fail("was built"))
+    with pytest.raises(CheckpointError, match=rf"{field}={d_sae}.* do not fit .* 76 numbers"):
+        load_sae(path)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(4, dtype=torch.complex64), torch.zeros(4, dtype=torch.int64)]
+)
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    file = _topk(tmp_path / "sae") / "sae_weights.safetensors"
+    save_file({**load(file.read_bytes()), "b_dec": tensor}, file)
+    with pytest.raises(CheckpointError, match=r"b_dec in .* is of type"):
+        load_sae(tmp_path / "sae")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    file = _topk(tmp_path / "sae") / "sae_weights.safetensors"
+    tensors = load(file.read_bytes())
+    tensors["W_dec"][3, 2] = value
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"W_dec of .* holds NaN or infinite"):
+        load_sae(tmp_path / "sae")
+
+
+def test_numbers_too_large_for_the_dtype_are_refused(tmp_path: Path) -> None:
+    file = _topk(tmp_path / "sae") / "sae_weights.safetensors"
+    tensors = {name: tensor.double() for name, tensor in load(file.read_bytes()).items()}
+    tensors["b_dec"][0] = 1e300
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"b_dec of .* holds NaN or infinite"):
+        load_sae(tmp_path / "sae", dtype="float32")
+
+
+def test_names_and_numbers_of_any_size_are_answered_in_a_short_sentence(tmp_path: Path) -> None:
+    path = _topk(tmp_path / "sae")
+    hostile = "\x1b]0;owned\x07" + "x" * 1_000_000
+    file = path / "sae_weights.safetensors"
+    weights = load(file.read_bytes())
+    extra = {f"{hostile}{i}": torch.zeros(1) for i in range(20)}
+    for change in ({"architecture": hostile}, {"dtype": hostile}, {"k": 10**39}, {"k": hostile}):
+        _edited(_topk(path), **change)
+        with pytest.raises(CheckpointError) as caught:
+            load_sae(path)
+        assert len(str(caught.value)) < 5000
+        assert "\x1b" not in str(caught.value)
+    save_file(weights | extra, file)
+    with pytest.raises(CheckpointError, match="and 12 more") as caught:
+        load_sae(_edited(path, k=2, dtype="float32", architecture="topk"))
+    assert len(str(caught.value)) < 5000
+
+
+@pytest.mark.parametrize("file", ["cfg.json", "sae_weights.safetensors"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, file: str) -> None:
+    path = _topk(tmp_path / "sae")
+    for make in (os.mkfifo, lambda name: os.symlink("/dev/zero", name)):
+        (path / file).unlink()
+        make(path / file)
+        with pytest.raises(CheckpointError, match="only regular files are read"):
+            load_sae(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"d_in": ' + "9" * 400 + "}", '{"a":' * 5000 + "1" + "}" * 5000]
+)
+def test_nested_and_endless_configurations_are_refused(tmp_path: Path, text: str) -> None:
+    (_topk(tmp_path / "sae") / "cfg.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"cfg\.json"):
+        load_sae(tmp_path / "sae")

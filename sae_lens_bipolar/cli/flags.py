@@ -172,6 +172,10 @@ SAE_REFUSED = {
     "sae.device": _refused(ANY, "the SAE lies on device; give device"),
     "metadata": _refused(ANY, _RECORDED),
 }
+# (architecture, option) that SAELens's own configuration overwrites.
+SAE_FORCED = {
+    ("matching_pursuit", "decoder_init_norm"): "SAELens sets it to 1 for this architecture"
+}
 SAE = (
     *("d_in", "d_sae", "sae.dtype", "apply_b_dec_to_input", "normalize_activations"),
     *("reshape_activations", "decoder_init_norm", "l1_coefficient", "lp_norm"),
@@ -238,6 +242,8 @@ def refuse(given: Iterable[str], cfg: LanguageModelSAERunnerConfig[Any], local: 
     for name in sorted(given):
         decision = decide(name, local)
         value = _value(name, cfg)
+        if forced := SAE_FORCED.get((cfg.sae.architecture(), name)):
+            raise ConfigError(f"{name}={value!r} is not allowed in train: {forced}; leave it out")
         if decision.to and decision.only is ANY:
             continue
         if decision.only is ANY or value != decision.only:

@@ -68,8 +68,8 @@ def python(value: str) -> Quoted:
 
 def link(name: str, kind: str = "") -> Quoted:
     """A link to the model `name` on the Hub, or with `kind` "datasets/" to a data set."""
-    address = _HUB + kind + quote(name, safe="/")
-    return Quoted(f"[{_MARKDOWN.sub(_entities, _line(name))}]({address})")
+    line = _line(name)
+    return Quoted(f"[{_MARKDOWN.sub(_entities, line)}]({_HUB}{kind}{quote(line, safe='/')})")
 
 
 def codes(values: Iterable[Any], separator: str = ", ") -> Quoted:

@@ -173,7 +173,9 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             for name in saes:
                 _in_order(scratch / name / SAE_CONFIG)
                 seal_checkpoint(scratch / name)
-            places = {"output_path": CHECKPOINTS, "checkpoint_path": PROGRESS}  # within the run
+            # Within the run, and the same whether or not it was resumed.
+            places = {"output_path": CHECKPOINTS, "checkpoint_path": PROGRESS}
+            places |= {"resume_from_checkpoint": None}
             write_json(scratch / RUNNER_CFG_FILENAME, {**self.cfg.to_dict(), **places})
         return saes
 

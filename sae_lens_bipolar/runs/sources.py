@@ -125,7 +125,7 @@ def _below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """
     for name in os.listdir(folder):
         path = folder / name
-        if path.is_symlink():
+        if path.is_symlink() and path.is_dir():
             raise CheckpointError(
                 f"{path} is a link, and a run's checkpoints lie in the run itself: give the "
                 "folder it leads to instead, or put a copy there"

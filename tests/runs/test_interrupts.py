@@ -1,0 +1,84 @@
+"""Signals: the first ends a block tidily, the second ends the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_raises_what_no_handler_of_errors_takes(
+    number: signal.Signals, code: int
+) -> None:
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except Exception:
+            pytest.fail("an interrupt is no error")
+
+    with pytest.raises(Stopped, match=number.name) as stop, stoppable():
+        work()
+    assert stop.value.exit_code == code
+    assert signal.getsignal(number) is before
+
+
+def test_an_interrupt_that_a_host_turned_into_an_error_is_still_one() -> None:
+    def read() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ValueError("reading failed") from None
+
+    with pytest.raises(Stopped), stoppable():
+        read()
+
+
+def test_other_errors_pass_and_other_threads_are_left_alone() -> None:
+    with pytest.raises(ValueError, match="plain"), stoppable():
+        raise ValueError("plain")
+    done = []
+
+    def work() -> None:
+        with stoppable():
+            done.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [1]
+
+
+TWICE = """
+import time
+from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
+with stoppable():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except Stopped:
+        print("tidying", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_second_signal_ends_the_process_at_once(number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", TWICE], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "tidying\n"
+    process.send_signal(number)
+    assert process.wait(timeout=30) == code

@@ -220,7 +220,9 @@ def test_what_is_done_anyway_may_be_said(name: str) -> None:
 def test_every_option_of_every_architecture_reaches_the_sae() -> None:
     seen = set()
     for architecture, (_, config_class) in SAE_TRAINING_CLASS_REGISTRY.items():
-        needed = {"matryoshka_widths": [8, 128]} if "matryoshka" in architecture else {}
+        needed: dict[str, Any] = (
+            {"matryoshka_widths": [8, 128]} if "matryoshka" in architecture else {}
+        )
         base = config_class(d_in=32, d_sae=128, **needed)
         given, expected = ["--architecture", architecture], {}
         for flag, name in table.sae_flags().items():

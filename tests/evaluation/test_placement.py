@@ -1,6 +1,7 @@
 """SAEs of one head, of flattened heads and of some positions, beside SAELens's own evaluation."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_one_head_by_hand(tiny_model: HookedTransformer) -> None:
             a[:, :, head] = change(a[:, :, head])
             return a
 
-        hooks = [(hook_name, put)]
+        hooks: list[Any] = [(hook_name, put)]
         return tiny_model.run_with_hooks(tokens, return_type="loss", fwd_hooks=hooks).item()
 
     clean, zero, patched = loss(lambda a: a), loss(torch.zeros_like), loss(sae)

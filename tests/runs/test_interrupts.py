@@ -67,7 +67,8 @@ with stoppable():
         time.sleep(60)
     except Stopped:
         print("tidying", flush=True)
-        time.sleep(60)
+        for _ in range(600):
+            time.sleep(0.1)
 """
 
 

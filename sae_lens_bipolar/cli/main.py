@@ -52,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for noisy in quiet:
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    parser = _parser()
-    options, rest = parser.parse_known_args(argv)
-    if rest and options.command != "train":
-        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options = argparse.Namespace(command=None)
     try:
         with stoppable():
+            parser = _parser()
+            options, rest = parser.parse_known_args(argv)
+            if rest and options.command != "train":
+                parser.error(f"unrecognised arguments: {' '.join(rest)}")
             code = options.run(options, rest)
     except Stopped as stop:
         kept = _KEPT.get(options.command, "run the command again")

@@ -30,6 +30,7 @@ class Stopped(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` on the first SIGINT or SIGTERM; end the process at once on the second.
 
+    After a stop the process is expected to end: a further signal ends it as the system does.
     Outside the main thread, where Python takes no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -53,4 +54,4 @@ def stoppable() -> Iterator[None]:
         raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if seen else handler)

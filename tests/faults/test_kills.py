@@ -10,6 +10,7 @@ import os
 import random
 import select
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -25,6 +26,7 @@ from safetensors.torch import load_file
 from tqdm.std import tqdm
 from transformer_lens import HookedTransformer
 
+from sae_lens_bipolar.cli.main import main
 from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import tokenizer_of
@@ -144,6 +146,72 @@ def test_training_killed_forty_times_ends_where_an_uninterrupted_run_ends(
         assert figures(run_dir) == rows
     print(f"{kills} kills in {runs} runs of {duration:.1f} s; {resumed} resumed from a checkpoint")
     assert resumed >= TRAINING_KILLS // 8
+
+
+def test_train_stopped_forty_times_in_four_ways_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_model_dirs: dict[str, Path], tiny_text: Path
+) -> None:
+    def words(run_dir: Path) -> list[str]:
+        return [
+            *("train", "--architecture", "sign_aware_gated", "--l0_target", "4"),
+            *("--threshold_init_l0", "4", "--d_in", "32", "--d_sae", "48", "--lr", "0.003"),
+            *("--model_name", str(tiny_model_dirs["gpt2"]), "--dataset_path", str(tiny_text)),
+            *("--hook_name", "blocks.0.hook_mlp_out", "--context_size", "16", "--seed", "3"),
+            *("--training_tokens", "960", "--train_batch_size_tokens", "32"),
+            *("--store_batch_size_prompts", "4", "--n_batches_in_buffer", "8"),
+            *("--n_checkpoints", "6", "--output_path", str(run_dir)),
+        ]
+
+    def start(run_dir: Path) -> int:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                quiet = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(quiet, 1)
+                os.dup2(quiet, 2)
+                sys.stdout = sys.stderr = os.fdopen(quiet, "w", buffering=1)
+                faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=quiet)
+                code = main(words(run_dir))
+            except BaseException as error:  # printed, for the test to show
+                traceback.print_exception(error)
+            finally:
+                os._exit(code)
+        return child
+
+    def end(child: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    began = time.monotonic()
+    assert end(start(tmp_path / "whole")) == 0, (tmp_path / "log").read_text()[:3000]
+    duration = time.monotonic() - began
+    expected, rows = weights(tmp_path / "whole"), figures(tmp_path / "whole")
+    ways = [(signal.SIGKILL,), (signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT,) * 2]
+    draw, stops, runs, found = random.Random(5), 0, 0, Counter[int]()
+    while stops < TRAINING_KILLS:
+        runs += 1
+        run_dir = tmp_path / f"run-{runs}"
+        for _ in range(KILLS_A_RUN):
+            child = start(run_dir)
+            time.sleep(draw.uniform(0.05, duration))
+            for number in ways[stops % len(ways)]:
+                os.kill(child, number)
+            code = end(child)
+            found[code] += 1
+            if code == 0:
+                break
+            # A signal before `main` begins ends a process as it ends any other.
+            assert code in (-9, -2, -15, 130, 143), (tmp_path / "log").read_text()[:3000]
+            assert "Traceback" not in (tmp_path / "log").read_text()
+            stops += 1
+        assert end(start(run_dir)) == 0, (tmp_path / "log").read_text()[:3000]
+        assert weights(run_dir).keys() == expected.keys()
+        assert all(torch.equal(weights(run_dir)[name], expected[name]) for name in expected)
+        assert figures(run_dir) == rows
+        (summary,) = json.loads((run_dir / "results/summary.json").read_text())
+        (whole,) = json.loads((tmp_path / "whole/results/summary.json").read_text())
+        assert summary | {"train_seconds": 0} == whole | {"train_seconds": 0}
+    print(f"{stops} stops in {runs} runs of {duration:.1f} s: exit codes {dict(found)}")
 
 
 class Publisher:

@@ -6,18 +6,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
 
 
+@pytest.fixture(autouse=True)
+def handlers_of_this_process() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_raises_what_no_handler_of_errors_takes(
     number: signal.Signals, code: int
 ) -> None:
-    before = signal.getsignal(number)
-
     def work() -> None:
         try:
             os.kill(os.getpid(), number)
@@ -28,7 +35,14 @@ def test_the_first_signal_raises_what_no_handler_of_errors_takes(
     with pytest.raises(Stopped, match=number.name) as stop, stoppable():
         work()
     assert stop.value.exit_code == code
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.SIG_DFL  # once more, and the process ends
+
+
+def test_without_a_signal_the_handlers_are_what_they_were() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stoppable():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_an_interrupt_that_a_host_turned_into_an_error_is_still_one() -> None:

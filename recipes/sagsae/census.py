@@ -28,7 +28,8 @@ from recipes.common.scales import Resources, build, read_scale
 from recipes.sagsae import parameters
 from recipes.sagsae.census_verdicts import CENSUS, PARAMETERS, report, summarise
 from sae_lens_bipolar.errors import ConfigError, require_number
-from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
+from sae_lens_bipolar.evaluation.placement import activations
+from sae_lens_bipolar.evaluation.reconstruction import sink_threshold
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.files.names import CHECKPOINTS, CONFIG_FILE
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens

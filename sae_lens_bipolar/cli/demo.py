@@ -26,10 +26,13 @@ from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, LATENTS, SUMMARY
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import DEFAULT_MODEL
 from sae_lens_bipolar.polarity.counting import Census
-from sae_lens_bipolar.runs import sweep
+from sae_lens_bipolar.runs.assets import Assets, held_out
+from sae_lens_bipolar.runs.assets import load_assets as load_sweep_assets
 from sae_lens_bipolar.runs.checkpoints import load_sae
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
-from sae_lens_bipolar.runs.sweep import Assets, SweepConfig, SweepSAE, summarise
+from sae_lens_bipolar.runs.measuring import require_measured, summarise
+from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, train_and_measure
+from sae_lens_bipolar.runs.sweep_config import settings
 
 __all__ = ["DemoConfig", "load_assets", "run_demo", "summarise"]
 
@@ -72,15 +75,15 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
     """Run whatever of the demo is not done yet in `run_dir`; return the path of the page."""
     reports.require_matplotlib()  # now rather than after the training
     saes = sweep_saes(config)
-    resolved = {**asdict(config), "saes": sweep.settings(saes)}
+    resolved = {**asdict(config), "saes": settings(saes)}
     require_same_run(run_dir, resolved)
     with lock_run(run_dir):
         if not _is_done(run_dir):
             assets = load_assets(config)
             start_run(run_dir, resolved, command_line())
-            sweep.train_and_measure(sweep_config(config), saes, assets, run_dir)
+            train_and_measure(sweep_config(config), saes, assets, run_dir)
             describe_run(config, assets, run_dir)
-        sweep.require_measured(run_dir)
+        require_measured(run_dir)
         page = reports.render(run_dir)
     tqdm.write(reports.tables.text(read_json(run_dir / SUMMARY)))
     return page
@@ -117,7 +120,7 @@ def sweep_saes(config: DemoConfig) -> dict[str, SweepSAE]:
 
 def load_assets(config: DemoConfig) -> Assets:
     """Load the model and split its text by document into training and held-out rows."""
-    return sweep.load_assets(sweep_config(config), sweep_saes(config))
+    return load_sweep_assets(sweep_config(config), sweep_saes(config))
 
 
 def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
@@ -130,7 +133,7 @@ def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
         name: Census.from_dict(read_json(run_dir / f"{CENSUS}/{name}.json")) for name in names
     }
     chosen = {name: two_sided_latents(census[name], config.latents_shown) for name in names}
-    tokens = sweep.held_out(sweep_config(config), assets)
+    tokens = held_out(sweep_config(config), assets)
     described = describe_latents(saes, assets.model, tokens, chosen, census)
     for name, latents in described.items():
         digest = checkpoint_digest(run_dir / CHECKPOINTS / name)

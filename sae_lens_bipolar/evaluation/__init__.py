@@ -1,1 +1,1 @@
-"""What an SAE is worth: reconstruction, latents described, Pareto comparisons."""
+"""Evaluating SAEs: reconstruction, descriptions of latents, Pareto comparisons."""

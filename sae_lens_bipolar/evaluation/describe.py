@@ -8,8 +8,8 @@ from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
-from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
+from sae_lens_bipolar.evaluation.placement import Placement, activations, placement, shared_hook
+from sae_lens_bipolar.evaluation.reconstruction import sink_threshold
 from sae_lens_bipolar.inputs.models import tokenizer_of
 from sae_lens_bipolar.polarity.counting import Census
 
@@ -45,13 +45,13 @@ def describe_latents(
     """Describe latents by the text they fire on and the tokens their decoder rows favour.
 
     Args:
-        saes: SAEs by name; all read one hook of `model`, in shared forward passes.
+        saes: SAEs by name; all read the same hook of `model`, in shared forward passes.
         tokens: token ids, `[sequences, context_size]`; attention sinks are left out.
-        latents: the indices to describe, an SAE a list.
+        latents: the indices to describe, one list per SAE.
         census: the SAEs' censuses, for the firing rates.
-        n_contexts: strongest contexts a side, at most one from a sequence.
+        n_contexts: strongest contexts per side, at most one from each sequence.
         radius: tokens shown before and after the peak.
-        n_tokens: output tokens raised, and as many lowered.
+        n_tokens: output tokens that are raised most, and as many that are lowered most.
 
     Returns:
         For each SAE and latent `index`, `positive_rate`, `negative_rate`, `histogram`, `contexts`,
@@ -86,8 +86,8 @@ def describe_latents(
 def logit_effects(model: HookedTransformer, directions: torch.Tensor) -> torch.Tensor:
     """Direct effect on the logits, `[n, d_vocab]`, of steps along `directions`, `[n, d_model]`.
 
-    `(w * direction) W_U` with `w` the gain of the final norm, whose division by the norm of the
-    residual stream is left out; centred over the vocabulary. For a hook whose width is not
+    `(w * direction) W_U`, centred over the vocabulary, where `w` is the gain of the final norm; its
+    division by the norm of the residual stream is left out. For a hook whose width is not
     `d_model` there is no direct path, and the effect is empty, `[n, 0]`.
     """
     if directions.shape[-1] != model.cfg.d_model:
@@ -124,7 +124,7 @@ def _activity(
 
 
 def _histogram(z: torch.Tensor) -> dict[str, list[float]]:
-    """Counts of the nonzero activations in equal bins, symmetric about 0 so that 0 is a bin."""
+    """Counts of the nonzero activations in equal bins, symmetric about 0, so that 0 is mid-bin."""
     fired = z[z != 0].float()
     reach = fired.abs().max().item() if len(fired) else 1.0
     edges = torch.linspace(-reach, reach, N_BINS + 1)
@@ -135,7 +135,7 @@ def _histogram(z: torch.Tensor) -> dict[str, list[float]]:
 def _contexts(
     model: HookedTransformer, tokens: torch.Tensor, z: torch.Tensor, side: int, n: int, radius: int
 ) -> list[dict[str, Any]]:
-    """The strongest firings on one side, one a sequence, with the text around them."""
+    """The strongest firings on one side, one per sequence, with the text around them."""
     peaks, positions = (side * z).max(dim=1)
     contexts = []
     for row in peaks.argsort(descending=True, stable=True)[:n].tolist():

@@ -1,8 +1,8 @@
 """Comparing sparsity-fidelity curves of SAEs: L0 overlap, dominance, geometric means of ratios.
 
-A curve is a figure (R^2, say) of one kind of SAE against its measured L0, interpolated linearly in
-log L0. Curves are compared only where both were measured, and that interval comes from the L0s
-alone, so it is fixed before any figure is looked at.
+A curve gives a measure (R^2, say) of one kind of SAE at each measured L0, and is interpolated
+linearly in log L0. Curves are compared only where both were measured. That interval comes from the
+L0s alone, so it is fixed before the measure is looked at.
 """
 
 import math
@@ -24,14 +24,14 @@ def overlap(l0s: Iterable[Sequence[float]]) -> tuple[float, float] | None:
         l0s: the measured L0s of each sweep.
 
     Returns:
-        Its ends, equal where the sweeps share one point; None where they share none.
+        Its two ends, equal if the sweeps share one point; None if they share none.
 
     Raises:
         DataError: if a sweep is empty or an L0 is not a positive number.
     """
     ranges = [_range(values) for values in l0s]
     if not ranges:
-        raise DataError("there is no sweep to take an L0 overlap of; give at least one")
+        raise DataError("an L0 overlap needs sweeps and got none: give at least one")
     low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
     return (low, high) if low <= high else None
 
@@ -64,10 +64,10 @@ class Comparison:
         l0: the L0s where either curve of any seed has a point, and both ends. A difference of
             piecewise linear curves takes its extremes there, so nothing falls between them.
         difference: mean over seeds at each of `l0`.
-        standard_error: of that mean, over seeds; None with one seed.
-        mean_difference: average over the overlap in log L0.
+        standard_error: of `difference`, over seeds; None with one seed.
+        mean_difference: average of the difference over the overlap, in log L0.
         mean_standard_error: of `mean_difference`, over seeds; None with one seed.
-        n_seeds: seeds that both sides have; they are compared seed by seed.
+        n_seeds: number of seeds that both have; they are compared seed by seed.
     """
 
     low: float
@@ -86,10 +86,10 @@ class Comparison:
 
 
 def compare(ours: Mapping[int, Curve], theirs: Mapping[int, Curve]) -> Comparison | None:
-    """Compare two sweeps over the L0 range that all their seeds cover; None where it is empty.
+    """Compare two sweeps over the L0 range that all their seeds cover; None if that is empty.
 
     Args:
-        ours: a curve a seed.
+        ours: one curve per seed.
         theirs: the other sweep; only seeds that both have are compared.
 
     Raises:
@@ -133,7 +133,7 @@ class GeometricMean(NamedTuple):
 
     value: float  # inf where a denominator is 0 and no floor was given
     n: int  # ratios averaged
-    n_floored: int  # of which a side was 0 and stood at its floor
+    n_floored: int  # of these, ratios in which a fraction was 0 and its floor was taken
 
 
 def geometric_mean_ratio(
@@ -149,9 +149,9 @@ def geometric_mean_ratio(
     one sweep NaN: the mean is then unbounded on both sides.
 
     Args:
-        numerators: one a point of the sweep.
-        denominators: the same points of the other side.
-        floors: (numerator's, denominator's) at each point.
+        numerators: one per point of the sweep.
+        denominators: of the other sweep, at the same points.
+        floors: (of the numerator, of the denominator) at each point.
 
     Raises:
         DataError: if there is no point, the lengths differ, or a value is negative or NaN.
@@ -181,7 +181,7 @@ def _log(value: float) -> float:
 
 
 def _average(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of a piecewise linear curve over its range; its value where the range is a point."""
+    """Mean of a piecewise linear curve over its range; its value if the range is one point."""
     if len(x) == 1:
         return float(y[0])
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))

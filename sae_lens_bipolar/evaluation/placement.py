@@ -1,8 +1,8 @@
-"""Where in a language model an SAE applies: the one reading of its metadata.
+"""Where in a language model an SAE applies, as its metadata say.
 
-`measure`, `describe_latents`, `bench` and the explorer all ask `placement`, so that an SAE of one
-head, of some positions or of flattened heads is everywhere given what it was trained on. SAELens's
-own evaluation does the same with heads, and knows no positions.
+`measure` and `describe_latents` ask `placement`, so that an SAE of one head, of some positions or
+of flattened heads is always given what it was trained on. SAELens's own evaluation does the same
+for heads but not for positions.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from sae_lens.saes.sae import SAE
+from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
+from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import DataError
 
@@ -59,10 +61,10 @@ class Placement:
 
 
 def placement(sae: SAE[Any]) -> Placement:
-    """Read where an SAE applies from `cfg.metadata`, as SAELens writes it while training.
+    """Where an SAE applies, read from `cfg.metadata`, as SAELens writes them while training.
 
     Raises:
-        DataError: if it does not say its hook.
+        DataError: if the metadata do not name the hook.
     """
     known = sae.cfg.metadata
     if not known.hook_name:
@@ -79,12 +81,23 @@ def shared_hook(saes: Iterable[SAE[Any]]) -> str:
     """The hook that all of `saes` read.
 
     Raises:
-        DataError: if they read several, or one does not say its hook.
+        DataError: if they read different hooks, or one does not say its hook.
     """
     hooks = {placement(sae).hook_name for sae in saes}
     if len(hooks) != 1:
         raise DataError(f"SAEs measured together must read one hook, found {sorted(hooks)}")
     return hooks.pop()
+
+
+def activations(model: HookedTransformer, tokens: torch.Tensor, hook_name: str) -> torch.Tensor:
+    """`[batch, position, d_in]` at a hook, or `[batch, position, head, d_head]` at a head hook."""
+    _, cache = model.run_with_cache(
+        tokens,
+        names_filter=[hook_name],
+        stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
+        prepend_bos=False,
+    )
+    return cache[hook_name]
 
 
 def _like(positions: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How the figures look: style, colours, and what several of them do to an axis."""
+"""How the figures look: style, colours, and what several figures do with an axis."""
 
 import importlib
 import math
@@ -65,7 +65,7 @@ def panels(n_rows: int, n_columns: int, width: float, height: float) -> tuple["F
 
 
 def l0_axis(axes: "Axes", values: Sequence[float]) -> None:
-    """Room on both sides; at like L0 a difference of one latent must not fill the panel."""
+    """Room on both sides; at similar L0 a difference of one latent must not fill the panel."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low > 0 and high > 8 * low:
         axes.set_xscale("log", base=2)
@@ -77,7 +77,7 @@ def l0_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def label_in_margin(axes: "Axes", points: list[tuple[float, float, str, str]]) -> None:
-    """Write the names right of the panel in the order of height, apart, each tied to its point."""
+    """Write the names right of the panel, ordered by height, each with a line to its point."""
     points.sort(key=lambda point: point[1])
     axes.margins(y=0.12)
     bottom, top = axes.get_ylim()
@@ -138,7 +138,7 @@ def short_count(value: float, _: Any = None) -> str:
 
 
 def or_nan(value: Any) -> float:
-    """A value to plot; what is no finite number leaves a gap."""
+    """A value to plot; anything but a finite number leaves a gap."""
     return float(value) if is_number(value) else math.nan
 
 

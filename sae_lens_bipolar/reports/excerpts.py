@@ -15,8 +15,8 @@ _SHOWN = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 def visible(token: str, edges: bool = False) -> str:
     """`token` as it can be read: line ends and other invisible characters get a sign.
 
-    The marks byte-level and SentencePiece vocabularies write for a space or line end (Ġ, ▁, Ċ)
-    are read as what they stand for. With `edges`, spaces at either end are shown as dots.
+    The marks that byte-level and SentencePiece vocabularies use for a space or line end (Ġ, ▁, Ċ)
+    are shown as what they stand for. With `edges`, spaces at either end are shown as dots.
     """
     token = token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n")
     shown = "".join(_SHOWN.get(c) or (_code(c) if _hidden(c) else c) for c in token)
@@ -59,7 +59,7 @@ def context_html(context: Mapping[str, Any], scale: tuple[float, float]) -> Mark
         strength = abs(value) / largest if largest else 0.0
         classes = ("n" if value < 0 else "p") + (" peak" if i == peak else "")
         span = f'<span class="{classes}" style="--a:{strength:.2f}" title="{signed(value)}">'
-        parts.append(Markup(f"{span}{escape(body)}</span>"))  # all but the body is our own
+        parts.append(Markup(f"{span}{escape(body)}</span>"))  # only the body comes from the run
     return Markup("").join([*parts, Markup(" …") if stop < len(tokens) else Markup("")])
 
 
@@ -70,7 +70,7 @@ def tokens_html(pairs: Iterable[Sequence[Any]]) -> Markup:
 
 
 def histogram_svg(histogram: Mapping[str, Sequence[float]]) -> Markup:
-    """Activation histogram: a bar a bin, coloured by sign (grey across zero), height log(1 + n)."""
+    """One bar per bin, coloured by sign (grey across zero), with height log(1 + n)."""
     edges, counts = histogram["edges"], histogram["counts"]
     low, high = min(edges[0], 0.0), max(edges[-1], 0.0)
     tallest = math.log1p(max(counts)) or 1.0
@@ -108,7 +108,7 @@ def histogram_svg(histogram: Mapping[str, Sequence[float]]) -> Markup:
     texts = [label.format(f"{at:.1f}", _HEIGHT - 6, anchor, words) for at, anchor, words in marks]
     return Markup(
         '<svg class="histogram" viewBox="0 0 {w} {h}" role="img" aria-label="activation histogram">'
-        '<text x="4" y="9">tokens a bin, log scale; most {top}</text>{bars}'
+        '<text x="4" y="9">tokens per bin, log scale; most {top}</text>{bars}'
         '<line x1="0" x2="{w}" y1="{b}" y2="{b}"/>'
         '<line class="zero" x1="{zero}" x2="{zero}" y1="14" y2="{below}"/>{texts}</svg>'
     ).format(

@@ -23,7 +23,7 @@ DPI = 170
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, the words a reader who cannot see it needs, and the rows it shows."""
+    """A figure, a description for readers who cannot see it, and the rows that it shows."""
 
     name: str
     alt: str
@@ -75,15 +75,15 @@ def training(run: Run) -> Plot | None:
         # One legend for both panels: it holds the target too, which only the right one draws.
         handles, labels = right.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
-    alt = f"Two panels against training tokens, one line per SAE: {names[metric]}, and L0."
+    alt = f"Two line charts against training tokens, {names[metric]} and L0, with one line per SAE."
     return Plot("training", alt, figure, ("sae", "step", "n_tokens", metric, "l0"), rows)
 
 
 def reconstruction(run: Run) -> Plot | None:
     """nMSE and loss recovered against L0 on held-out text; None without summary.json.
 
-    Each point carries its SAE's name; a sweep of more than 8 is drawn as a line for each
-    architecture and width instead, labelled once.
+    Each point carries the name of its SAE. With more than 8 SAEs, one line per architecture and
+    width is drawn instead, labelled once.
     """
     if not run.summary:
         return None
@@ -117,7 +117,8 @@ def reconstruction(run: Run) -> Plot | None:
     keys = ("l0", "nmse", "loss_recovered")
     rows = [(row["name"], row["architecture"], *(row[key] for key in keys)) for row in run.summary]
     alt = (
-        "Two panels, one point per SAE: nMSE and loss recovered on held-out text, each against L0."
+        "Two charts of held-out text, nMSE against L0 and loss recovered against L0, with one "
+        "point per SAE."
     )
     return Plot("reconstruction", alt, figure, ("sae", "architecture", *keys), rows)
 
@@ -157,7 +158,10 @@ def polarity(run: Run) -> Plot | None:
                 axes.set_ylabel("firing rate, negative side")
             if i + columns >= len(names):
                 axes.set_xlabel("firing rate, positive side")
-    alt = "One panel per SAE, one dot per latent: firing rates of the negative and positive side."
+    alt = (
+        "One scatter chart per SAE with one dot per latent: how often it fires on its negative "
+        "side against how often on its positive side."
+    )
     return Plot("polarity", alt, figure, ("sae", "latent", "positive_rate", "negative_rate"), rows)
 
 

@@ -22,7 +22,7 @@ from sae_lens_bipolar.files.outputs import require_replaceable
 from sae_lens_bipolar.reports import drawing, excerpts, figures, tables
 from sae_lens_bipolar.reports.rundir import Run, find_setting, read_run
 
-WANTED = 10  # two-sided latents shown per SAE, at the least
+WANTED = 10  # two-sided latents wanted per SAE; the page says so if there are fewer
 CONTEXTS = 5  # shown at once per side; the rest is folded
 
 
@@ -36,7 +36,7 @@ def render(run_dir: str | Path) -> Path:
         DataError: for a directory without results or a malformed file; names file and key.
         UnsafePathError: if a file of the run is a link that leaves it, or `report` is not ours.
         ConfigError: if the directory cannot be written to.
-        DiskFullError: if the disk is full; the report of before stays.
+        DiskFullError: if the disk is full; the previous report stays.
         ImportError: if matplotlib is not installed.
     """
     drawing.require_matplotlib()
@@ -165,7 +165,7 @@ def _describe(value: Any) -> str:
 
 
 def _findings(summary: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table says, one sentence per score: which SAE is first, which last, at which L0."""
+    """What the table says, one sentence per score: the best and the worst SAE, with their L0."""
     columns = (
         tables.NAME,
         *(c for c in tables.HEADLINE if c.key in ("l0", "nmse", "loss_recovered")),

@@ -15,7 +15,7 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """One column: where its number stands, how it is called, and which direction is better."""
+    """One column: where its value stands, what it is called, and which direction is better."""
 
     key: str  # "with_sinks.nmse" reads row["with_sinks"]["nmse"]
     label: str
@@ -53,7 +53,7 @@ WITH_SINKS = (
 
 
 def headline(rows: Rows) -> tuple[Column, ...]:
-    """Columns of the main table; the architecture only where the names do not say it already."""
+    """Columns of the main table; the architecture only if the names do not say it already."""
     said = all(row.get("architecture") == row.get("name") for row in rows)
     return tuple(c for c in HEADLINE if not (said and c.key == "architecture"))
 
@@ -141,7 +141,7 @@ def text(rows: Rows, columns: Sequence[Column] | None = None) -> str:
 
 
 def formatted(rows: Rows, columns: Sequence[Column]) -> list[list[str]]:
-    """Cells as shown, row by row; one number of decimals a column, `–` where there is no value."""
+    """Cells as shown, row by row; decimals are the same within a column; `–` for no value."""
     by_column = []
     for column in columns:
         values = [lookup(row, column.key) for row in rows]

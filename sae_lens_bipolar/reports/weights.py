@@ -1,4 +1,4 @@
-"""Measurements of other weights than the run holds now: left out, and said so."""
+"""Leaving out measurements of other weights than the run holds now, with notes that say so."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +18,9 @@ def of_these_weights(
 ) -> tuple[set[str], list[str]]:
     """Names of SAEs with a measurement of other weights than `checkpoints/NAME`, and notes on it.
 
-    A measurement names its weights by their digest. One of a run from before that, or of an SAE
-    whose checkpoint is not in the directory, cannot be checked; a note says which.
+    A measurement names its weights by their digest. One without a digest, as older versions wrote
+    it, cannot be checked, and a note names it; one without a checkpoint in the directory cannot
+    be checked either.
     """
     others: set[str] = set()
     notes: list[str] = []

@@ -1,1 +1,1 @@
-"""Runs: a directory each; training that resumes exactly, sweeps, and what they measure."""
+"""Runs, one directory per run: training that resumes exactly, sweeps, and what they measure."""

@@ -44,7 +44,7 @@ def is_whole(path: Path) -> bool:
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """The whole checkpoint with the most training samples; damaged and half-written are skipped."""
+    """The checkpoint with the most training samples of those that are whole."""
     if not directory.is_dir():
         return None
     found = [path for path in directory.iterdir() if path.is_dir() and path.name.isdigit()]
@@ -83,8 +83,8 @@ def sae_folder(path: str | Path) -> Path:
 def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) -> SAE[Any]:
     """`SAE.load_from_disk` after checking that the checkpoint is what its `cfg.json` says.
 
-    Of a training checkpoint (there is an `activation_scaler.json` beside the weights) it gives the
-    SAE in its form for inference, the scaling or whitening of its input folded in.
+    A training checkpoint (one with an `activation_scaler.json` beside the weights) gives the SAE in
+    its inference form, with the scaling or whitening of its input folded in.
 
     Args:
         path: a directory holding `cfg.json` and `sae_weights.safetensors`, or a run directory
@@ -111,7 +111,12 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
         )
     try:
         sae = SAE.load_from_disk(path, device=device, dtype=dtype)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # e.g. a version's name
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # e.g. another version's field
         raise CheckpointError(f"SAELens cannot load {path}: {error}") from error
     return _require_finite(sae, path)
 
@@ -169,7 +174,7 @@ def _require_size(path: Path, config: Mapping[str, Any], shapes: Mapping[str, li
 
 def _require_finite(sae: SAE[Any], path: Path) -> SAE[Any]:
     for name, tensor in sae.state_dict().items():
-        # An infinite threshold is a side that is switched off; nothing else is ever infinite.
+        # An infinite threshold switches its side off; nothing else is ever infinite.
         finite = not tensor.isnan().any() if "threshold" in name else tensor.isfinite().all()
         if not finite:
             raise CheckpointError(f"{name} of {path} holds NaN or infinite values")

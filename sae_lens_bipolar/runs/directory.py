@@ -2,9 +2,9 @@
 
 config.yaml        the fully resolved configuration
 environment.json   package versions, commit, device, threads, seed, command
-metrics.jsonl      one line a logged step and SAE
+metrics.jsonl      one line per logged step and SAE
 checkpoints/NAME/  finished SAEs in SAELens's own format
-results/*.json     one file a measurement
+results/*.json     one file per measurement
 report/            tables, figures and the page, redrawn from the files above
 """
 

@@ -12,7 +12,7 @@ from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.digests import checkpoint_digest
 from sae_lens_bipolar.runs.checkpoints import load_sae, sae_folder
 
-# Settings that the weights were made for: another value would make another function of them.
+# Settings that the weights were made for: with another value they would compute another function.
 _FIXED = (
     *("d_in", "d_sae", "apply_b_dec_to_input", "normalize_activations", "reshape_activations"),
     *("rescale_acts_by_decoder_norm", "symmetry", "two_sided_gate", "n_steps"),
@@ -51,9 +51,9 @@ def finetuning_config(
 ) -> TrainingSAEConfig:
     """The configuration for training the SAE in `path` further.
 
-    Its own settings, those it was trained with where it records them, and `given`: coefficients,
-    targets and k are applied; what the weights were made for must be as it is on disk; what only
-    concerns first weights is refused.
+    It begins with the SAE's own settings and, where the SAE records them, those it was trained
+    with. Of `given`, coefficients, targets and k are applied; settings that the weights were made
+    for must equal those on disk; settings of the first weights are refused.
 
     Raises:
         CheckpointError: if there is no whole SAE in `path`.
@@ -76,8 +76,8 @@ def finetuning_config(
     for name, value in given.items():
         if name in _INITIAL:
             raise ConfigError(
-                f"{name}={value!r} is not allowed with from_pretrained_path: it concerns first "
-                f"weights, and these come from {path}; leave it out"
+                f"{name}={value!r} is not allowed with from_pretrained_path: it is a setting "
+                f"of the first weights, and these come from {path}; leave it out"
             )
         if name in _FIXED and value != (there := values.get(name, _default(config_class, name))):
             raise ConfigError(

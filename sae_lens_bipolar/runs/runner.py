@@ -6,7 +6,6 @@ run that ends where an uninterrupted one ends.
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -28,13 +27,13 @@ from sae_lens.training.sae_trainer import SAETrainer
 from transformer_lens import HookedTransformer
 from typing_extensions import override
 
-from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, TrainingError
-from sae_lens_bipolar.evaluation.reconstruction import mean_nmse
+from sae_lens_bipolar.errors import ActivationError, TrainingError
+from sae_lens_bipolar.evaluation.averages import mean_nmse
 from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk, read_json, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, METRICS_FILE, PROGRESS, SAE_CONFIG
-from sae_lens_bipolar.inputs.models import hook_shape
 from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
+from sae_lens_bipolar.runs.demands import require_rows, require_widths
 from sae_lens_bipolar.runs.directory import append_metrics, read_metrics, truncate_metrics
 
 
@@ -44,7 +43,7 @@ class RestartableBatches:
     SAELens's mixing buffer and random state are in no checkpoint, so a resumed run would see other
     batches. Here the buffer is emptied and the generator seeded anew at every checkpoint, in an
     uninterrupted run too: the state of the stream is then the number of rows read, which
-    SAELens saves. The price is the buffer's tokens, once a checkpoint.
+    SAELens saves. The price is one buffer of tokens per checkpoint.
 
     Raises:
         ActivationError: if a batch holds NaN or infinite values; names the hook and the batch.
@@ -84,8 +83,8 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         log_every: steps between two lines per SAE in `metrics.jsonl`.
         repeat: begin again where the rows end; otherwise they must be enough for the run.
         saes: training SAEs to start from, by the names in `cfg`; None for new ones.
-        keep: a folder where training checkpoints stay, `keep/N` after N tokens, as SAELens's
-            runner of one SAE lays them out (of several SAEs: a folder each).
+        keep: a folder where training checkpoints stay, `keep/N` after N tokens, laid out as
+            SAELens's runner of one SAE does (several SAEs have one folder each).
 
     Raises:
         ModelError: if the model has no such hook.
@@ -186,12 +185,12 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             if self.keep is not None:
                 self._keep(checkpoint_path, self.keep / checkpoint_path.name)
             seal_checkpoint(checkpoint_path)
-            if checkpoint_path.name.isdigit():  # SAELens's "final_N" is no place to resume from
+            if checkpoint_path.name.isdigit():  # a run does not resume from SAELens's "final_N"
                 remove_checkpoints(self.run_dir / PROGRESS, keep=checkpoint_path)
         self.batches.restart()
 
     def _keep(self, checkpoint: Path, target: Path) -> None:
-        """Copy a training checkpoint to where it stays; of one SAE, without a folder of its own."""
+        """Copy a training checkpoint to where it stays; a single SAE gets no folder of its own."""
         with atomic_path(target) as scratch:
             shutil.copytree(checkpoint, scratch)
             if len(self.saes) == 1:
@@ -268,71 +267,3 @@ def _number(value: Any) -> float:
     """A metric of SAELens's steps: a number, a tensor, or a function that gives one."""
     found: Any = value() if callable(value) else value
     return float(found)
-
-
-def require_widths(cfg: MultiSAETrainingRunnerConfig, model: HookedTransformer) -> None:
-    """Check that every SAE's `d_in` is the width of its hook, or of its head there.
-
-    Raises:
-        ModelError: if the model has no such hook.
-        ConfigError: naming the SAE, its d_in and the width.
-    """
-    for name, hook_name in cfg.hook_names_per_sae.items():
-        head = cfg.hook_head_indices_per_sae[name]
-        width, found = hook_width(model, hook_name, head), cfg.saes[name].d_in
-        if found != width:
-            of_head = "" if head is None else f" for head {head}"
-            raise ConfigError(
-                f"d_in={found} of SAE {name!r} is not allowed: {hook_name} has width "
-                f"{width}{of_head}"
-            )
-
-
-def hook_width(model: HookedTransformer, hook_name: str, head: int | None = None) -> int:
-    """d_in of an SAE at a hook: of all its heads together, or of head `head` alone.
-
-    Raises:
-        ModelError: if the model has no such hook.
-        ConfigError: if the hook has no heads, or fewer.
-    """
-    *heads, width = hook_shape(model, hook_name)
-    if head is None:
-        return math.prod([*heads, width])
-    if not heads or not 0 <= head < heads[0]:
-        has = f"has heads 0 to {heads[0] - 1}" if heads else "has no heads"
-        raise ConfigError(f"hook_head_index={head} is not allowed: {hook_name} {has}")
-    return width
-
-
-def require_rows(cfg: MultiSAETrainingRunnerConfig, n_rows: int) -> None:
-    """Check that `n_rows` rows of tokens last for the run, so that it needs no second epoch.
-
-    Raises:
-        DataError: with the number of rows needed.
-    """
-    needed = rows_needed(cfg)
-    if n_rows < needed:
-        raise DataError(
-            f"the training data hold {n_rows} rows of {cfg.context_size} tokens; "
-            f"training_tokens={cfg.training_tokens} needs {needed}: give more text, fewer tokens, "
-            "or repeat the rows yourself"
-        )
-
-
-def rows_needed(cfg: MultiSAETrainingRunnerConfig) -> int:
-    """Rows a run reads: its tokens (one in a row may be a special token), the mixing buffer anew
-    after each checkpoint, and one forward pass more than is used."""
-    positions = len(range(cfg.context_size)[slice(*cfg.seqpos_slice)])
-    tokens_in_row = max(1, positions - (1 if cfg.exclude_special_tokens else 0))
-    row = -(-cfg.training_tokens // tokens_in_row)
-    buffer = -(-cfg.n_batches_in_buffer * positions // tokens_in_row)
-    estimate = 0
-    if any(
-        sae.normalize_activations in ("expected_average_only_in", "covariance_whitening")
-        for sae in cfg.saes.values()
-    ):
-        estimate = -(
-            -cfg.n_batches_for_norm_estimate * cfg.train_batch_size_tokens // tokens_in_row
-        )
-    restarts = cfg.n_checkpoints + 1
-    return row + estimate + restarts * (buffer + cfg.store_batch_size_prompts)

@@ -43,7 +43,7 @@ class Source:
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", self.run_name).strip("-.")
 
     def load(self) -> SAE[Any]:
-        """The SAE in the form for inference, in float32, on the CPU.
+        """The SAE in its inference form, in float32, on the CPU.
 
         Raises:
             CheckpointError: if the checkpoint is not what its `cfg.json` says.
@@ -64,7 +64,7 @@ def find_saes(given: Sequence[str | Path]) -> list[Source]:
     Raises:
         CheckpointError: for a path without a finished SAE, or a damaged one.
         UnsafePathError: if a file of a run's SAE is a link that leaves the run.
-        ConfigError: if two SAEs have one name, or nothing was given.
+        ConfigError: if two SAEs have the same name, or nothing was given.
     """
     if not given:
         raise ConfigError("no SAE given: a checkpoint or run directory, or a name on the Hub")
@@ -81,7 +81,7 @@ def find_saes(given: Sequence[str | Path]) -> list[Source]:
 
 def _resolve(given: str | Path) -> list[Source]:
     path = Path(given).expanduser()
-    if os.path.exists(path):  # False, where Path.exists raises, for what can be no file's name
+    if os.path.exists(path):  # Path.exists would raise for text that cannot be a file name
         return _local(path.resolve())
     text = str(given)
     release, _, sae_id = text.partition(":")
@@ -118,7 +118,7 @@ def _local(path: Path) -> list[Source]:
 
 
 def _below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Checkpoints at most `depth` folders down; none inside another, where a dry run writes copies.
+    """Checkpoints at most `depth` folders down, but none inside another: a dry run writes copies.
 
     Raises:
         CheckpointError: if a folder is a link, which may lead anywhere.
@@ -140,7 +140,7 @@ def _in(folder: Path) -> Iterator[Path]:
 
 
 def _run_of(checkpoint: Path) -> Path | None:
-    """The run a checkpoint belongs to: the one it lies in, or itself with the run's own files."""
+    """The run that a checkpoint lies in; the checkpoint itself if it holds the run's files."""
     for run_dir in (checkpoint, *checkpoint.parents[:3]):
         inside = run_dir == checkpoint or CHECKPOINTS in checkpoint.relative_to(run_dir).parts[:1]
         if inside and (run_dir / ENVIRONMENT_FILE).is_file():

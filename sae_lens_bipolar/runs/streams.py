@@ -1,8 +1,8 @@
 """Rows of tokens as SAELens's own activation store makes them, from a data set of rows.
 
 For data sets on the Hugging Face Hub (text, conversations or token ids) the store concatenates,
-separates and cuts; here its sequences become rows that the runners read, so that a stopped run can
-be taken up at the very row. The first rows of the data set are held out.
+separates and cuts; here its sequences become rows that the runners read, so that a stopped run goes
+on at the very row it had reached. The first rows of the data set are held out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ _TOKENISING = (
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """Training and held-out rows of one data set; `train` may be read as often as wanted."""
+    """Training and held-out rows of one data set; `train` may be read any number of times."""
 
     train: "TokenRows"
     held_out: datasets.Dataset  # column `input_ids`

@@ -73,7 +73,7 @@ def check_assets(config: BenchConfig, models: Sequence[str]) -> list[Asset]:
 
 
 def missing_for(suite: str, assets: Iterable[Asset]) -> str | None:
-    """Why `suite` cannot run, or None; models are another matter."""
+    """Why `suite` cannot run, or None; models are checked apart."""
     problems = [
         asset.problem
         for asset in assets

@@ -1,11 +1,11 @@
-"""Caches of a benchmark: activations and probes shared by its runs; whole, ours, or not read.
+"""Caches of a benchmark: activations and probes that its runs share, read only if ours.
 
-A cache decides numbers, and SAEBench reads it without a look at where it comes from; an output
-directory may come from a stranger. So each cache is sealed: `seal` in it holds a digest of its name
-and of every file in it (BLAKE2b, 32 bytes), keyed by 32 random bytes that this user keeps in the
-user's cache directory and nowhere else. Without the key nobody makes a seal that fits. A cache
-without one is removed and made anew. `host.data_only` is the second lock on the same door: what is
-read holds numbers and no code.
+Numbers depend on caches, and SAEBench reads one without asking where it comes from; an output
+directory may come from a stranger. So each cache is sealed: its file `seal` holds a digest of the
+cache's name and of every file in it (BLAKE2b, 32 bytes), keyed with 32 random bytes that lie in
+this user's cache directory and nowhere else. Nobody without the key can make a valid seal. A cache
+without a valid seal is removed and made again. `host.data_only` protects in addition: the files
+that are read hold numbers and no code.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 
 
 def path_of(output: Path, suite: str, key: Mapping[str, Any]) -> Path:
-    """Where the cache of a key lies."""
+    """Where the cache for `key` lies."""
     text = json.dumps(key, sort_keys=True, default=str)
     return output / CACHES / f"{suite}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -66,7 +66,7 @@ def keep(built: Path, cache: Path) -> None:
 
 
 def remove_all(output: Path) -> None:
-    """Remove every cache; what else a user keeps in that folder stays."""
+    """Remove every cache; anything else in that folder stays."""
     ours = re.compile(rf"({'|'.join(SUITES)})-[0-9a-f]{{16}}")
     folder = output / CACHES
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
@@ -87,7 +87,7 @@ def _signature(cache: Path) -> _Signature | None:
         folder = pending.pop()
         try:
             entries = list(os.scandir(folder))
-        except OSError:  # not a folder, or not to be read
+        except OSError:  # not a folder, or not readable
             return None
         for entry in entries:
             info = entry.stat(follow_symlinks=False)

@@ -24,7 +24,7 @@ class Job(Generic[Options]):
     config: Options
     sizes: Sizes
     folder: Path  # working directory of this run alone
-    cache: Path  # what later runs of the same hook read; filled if it is this run's to fill
+    cache: Path  # read by later runs of the same hook; the first of them fills it
 
     @property
     def results(self) -> Path:

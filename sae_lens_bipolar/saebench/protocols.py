@@ -1,4 +1,4 @@
-"""The two protocols: an SAE as it is, and as its non-negative twin; unit decoder norms for both."""
+"""The two protocols: an SAE as it is and its non-negative split, both with unit decoder rows."""
 
 import copy
 from typing import Any
@@ -15,11 +15,11 @@ def benchmarked(sae: SAE[Any], protocol: str) -> SAE[Any] | LatentView:
     """What SAEBench is given for `sae` on a protocol; `sae` itself stays as it is.
 
     "signed" is the SAE, "split" its polarity split (`sae_lens_bipolar.polarity.split`). SAEBench
-    normalises the decoder of SAEs it loads itself, not of objects it is given, and absorption, the
-    selection in sparse probing and unlearning's multiplier depend on the scale of latents: both
-    come with unit decoder rows and the same function. SAELens's `fold_W_dec_norm` does that where
-    it can; where it refuses, since folding would change which latents a top-k keeps, or where an
-    SAE has no split in stock SAELens, a `LatentView` of the SAE does.
+    normalises the decoders of SAEs that it loads itself, but not of objects that it is given.
+    Absorption, the selection in sparse probing and unlearning's multiplier depend on the scale of
+    latents, so both come with unit decoder rows and compute the same function as the SAE. SAELens's
+    `fold_W_dec_norm` does that where it can. Where it refuses, because folding would change which
+    latents a top-k keeps, or where an SAE has no split in stock SAELens, a `LatentView` does it.
     """
     folded = unit_norm(sae)
     if protocol == "signed" or not is_signed(sae):

@@ -1,26 +1,23 @@
-"""`bench`: every suite on every SAE and protocol, resumable, nothing run that cannot finish."""
+"""`bench`: every suite on every SAE and protocol; resumable, and starts only what can finish."""
 
 import importlib
 import logging
-import re
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from sae_lens_bipolar.errors import BipolarError, ConfigError, ModelError
-from sae_lens_bipolar.files.atomic import sha256_of, write_json
+from sae_lens_bipolar.files.atomic import write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.outputs import require_output
 from sae_lens_bipolar.files.redaction import command_line
-from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir, check_hook
+from sae_lens_bipolar.inputs.models import check_hook
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
-from sae_lens_bipolar.runs.sources import Source, find_saes
+from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import assets, caches, store
 from sae_lens_bipolar.saebench.config import BenchConfig
 from sae_lens_bipolar.saebench.host.data_only import data_only
@@ -28,17 +25,17 @@ from sae_lens_bipolar.saebench.host.isolation import isolated, same_randomness
 from sae_lens_bipolar.saebench.host.llm import LanguageModel, served
 from sae_lens_bipolar.saebench.host.version import require_saebench
 from sae_lens_bipolar.saebench.job import Job
-from sae_lens_bipolar.saebench.options import PROTOCOLS
-from sae_lens_bipolar.saebench.protocols import benchmarked, is_one_run
+from sae_lens_bipolar.saebench.protocols import benchmarked
 from sae_lens_bipolar.saebench.results import write_rows
 from sae_lens_bipolar.saebench.sizes import choose_sizes
 from sae_lens_bipolar.saebench.suites.registry import SUITES
+from sae_lens_bipolar.saebench.tasks import Subject, Task, identity_of, pending_tasks, subject_of
 
 logger = logging.getLogger(__name__)
 # May differ between commands on one output directory: they decide what is run, not its numbers.
 _FREE = (
     *("suites", "protocols", "keep_caches", "llm_batch_size", "sae_batch_size"),
-    *(name for suite in SUITES.values() for name in suite.paths),  # known by content, run by run
+    *(name for suite in SUITES.values() for name in suite.paths),  # each run records their content
 )
 
 
@@ -58,31 +55,6 @@ class BenchOutcome(NamedTuple):
     not_run: list[NotRun]
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """An SAE, and what decides how it is run."""
-
-    source: Source
-    architecture: str
-    hook: str
-    model: str
-    one_run: bool  # non-negative: signed and split are one run
-
-    @property
-    def layer(self) -> int:
-        found = re.search(r"\d+", self.hook)
-        if found is None:
-            raise ConfigError(f"hook_name={self.hook!r} of {self.source.name} names no layer")
-        return int(found.group())
-
-
-class _Task(NamedTuple):
-    subject: _Subject
-    suite: str
-    protocol: str  # under which it is stored
-    protocols: tuple[str, ...]  # under which its numbers are reported
-
-
 @data_only()  # also while SAEs and models are loaded
 def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -> BenchOutcome:
     """Run SAEBench's suites on SAEs, each on the protocols `signed` and `split`.
@@ -97,18 +69,18 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
         All rows of `output`, and the runs of this call that gave no number, with the reason.
 
     Raises:
-        BenchError: if SAEBench is not installed, or of a version that is not answered to.
+        BenchError: if SAEBench is not installed, or of a version that this package does not know.
         CheckpointError, ConfigError, LockError: bad input, before any forward pass.
     """
     require_saebench()
     output = Path(output).expanduser().resolve()
     resolved = assets.resolve_paths(config)
-    subjects = [_subject(source, config) for source in find_saes(saes)]
+    subjects = [subject_of(source, config) for source in find_saes(saes)]
     identity = {name: value for name, value in vars(config).items() if name not in _FREE}
     require_output(output)
     with lock_run(output), same_randomness():  # loading a model draws numbers too
         require_same_run(output, identity)
-        pending = _pending(subjects, resolved, output)
+        pending = pending_tasks(subjects, resolved, output)
         start_run(output, identity, command_line())
         store.clean(output)
         not_run = _run_all(pending, resolved, output) if pending else []
@@ -117,56 +89,7 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
         return _report(output, not_run)
 
 
-def _subject(source: Source, config: BenchConfig) -> _Subject:
-    sae = source.load()
-    hook, model = sae.cfg.metadata.hook_name, config.model or sae.cfg.metadata.model_name
-    if not hook:
-        raise ConfigError(f"{source.origin} does not say its hook_name (cfg.json, metadata)")
-    if not model:
-        raise ConfigError(f"{source.origin} does not say its model: give --model")
-    return _Subject(source, sae.cfg.architecture(), str(hook), str(model), is_one_run(sae))
-
-
-def _pending(subjects: Iterable[_Subject], config: BenchConfig, output: Path) -> list[_Task]:
-    tasks = [task for subject in subjects for task in _tasks(subject, config)]
-    done = [
-        store.is_finished(
-            output, task.suite, task.protocol, task.subject.source.name, _identity(task, config)
-        )
-        for task in tasks
-    ]
-    return [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
-
-
-def _tasks(subject: _Subject, config: BenchConfig) -> list[_Task]:
-    if subject.one_run:
-        return [_Task(subject, suite, "signed", PROTOCOLS) for suite in config.suites]
-    return [
-        _Task(subject, suite, protocol, (protocol,))
-        for suite in config.suites
-        for protocol in config.protocols
-    ]
-
-
-def _identity(task: _Task, config: BenchConfig) -> dict[str, Any]:
-    return {
-        "SAE": task.subject.source.digest,
-        "model": _model_identity(task.subject.model),
-        "configuration": SUITES[task.suite].decisive(config),
-    }
-
-
-@lru_cache(maxsize=16)
-def _model_identity(name: str) -> str:
-    """A model's name; for a directory also what is in it."""
-    folder = bundled_model_dir(name) if name in BUNDLED else Path(name).expanduser()
-    if not folder.is_dir():
-        return name
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return " ".join([Path(name).name, *(sha256_of(file)[:16] for file in files if file.is_file())])
-
-
-def _run_all(pending: Sequence[_Task], config: BenchConfig, output: Path) -> list[NotRun]:
+def _run_all(pending: Sequence[Task], config: BenchConfig, output: Path) -> list[NotRun]:
     models = list(dict.fromkeys(task.subject.model for task in pending))
     found = assets.check_assets(config, models)
     print(assets.table(found), flush=True)
@@ -186,19 +109,19 @@ def _run_all(pending: Sequence[_Task], config: BenchConfig, output: Path) -> lis
     return not_run
 
 
-def _refusal(task: _Task, found: Iterable[assets.Asset]) -> str | None:
+def _refusal(task: Task, found: Iterable[assets.Asset]) -> str | None:
     refuse = SUITES[task.suite].refusal
     return assets.missing_for(task.suite, found) or (refuse and refuse(task.subject.hook))
 
 
-def _not_run(task: _Task, reason: str) -> list[NotRun]:
+def _not_run(task: Task, reason: str) -> list[NotRun]:
     name = task.subject.source.name
     return [NotRun(name, task.suite, protocol, reason) for protocol in task.protocols]
 
 
 def _run_model(
-    name: str, tasks: Sequence[_Task], config: BenchConfig, output: Path, progress: Any
-) -> list[tuple[_Task, str]]:
+    name: str, tasks: Sequence[Task], config: BenchConfig, output: Path, progress: Any
+) -> list[tuple[Task, str]]:
     """Run `tasks`, suite by suite, so that runs that share a cache follow one another."""
     try:
         model = LanguageModel(name, config.device, config.llm_dtype, config.trust_remote_code)
@@ -218,7 +141,7 @@ def _run_model(
     return failed
 
 
-def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Path) -> str | None:
+def _run_task(task: Task, model: LanguageModel, config: BenchConfig, output: Path) -> str | None:
     """Run one suite on one SAE; the reason if it gave no number."""
     suite = SUITES[task.suite]
     subject, name = task.subject, task.subject.source.name
@@ -244,7 +167,7 @@ def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Pa
             cache=cache,
         )
         log.unlink(missing_ok=True)
-        importlib.import_module(suite.host)  # draws no number of the run's own
+        importlib.import_module(suite.host)  # before seeding: an import may draw random numbers
         for made in (job.results, job.cache):
             made.mkdir(parents=True, exist_ok=True)
         with isolated(config.seed, folder, [model.hooked, sae], log), served(model):
@@ -261,7 +184,7 @@ def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Pa
             "protocols": list(task.protocols),
             "seed": config.seed,
             "seconds": round(time.perf_counter() - started, 2),
-            "identity": _identity(task, config),
+            "identity": identity_of(task, config),
         }
         store.finish(output, task.suite, task.protocol, name, job.results, record)
     except BipolarError as error:
@@ -276,8 +199,8 @@ def _run_task(task: _Task, model: LanguageModel, config: BenchConfig, output: Pa
     return None
 
 
-def _prepared(subject: _Subject, protocol: str, model: LanguageModel) -> Any:
-    """The object SAEBench evaluates, its metadata as SAEBench reads them."""
+def _prepared(subject: Subject, protocol: str, model: LanguageModel) -> Any:
+    """The object that SAEBench evaluates, with its metadata as SAEBench reads them."""
     sae = subject.source.load()
     d_in = check_hook(model.hooked, subject.hook)
     if sae.cfg.d_in != d_in:

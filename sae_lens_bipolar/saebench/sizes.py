@@ -25,7 +25,7 @@ class Sizes:
 
 
 def choose_sizes(options: CommonOptions, d_sae: int, d_vocab: int) -> Sizes:
-    """The configured batch sizes; those that are None from free memory, as powers of two."""
+    """The configured batch sizes; for None, the largest power of two that fits in free memory."""
     free = free_memory(options.device) * _SHARE
     item = torch.finfo(getattr(torch, options.llm_dtype)).bits // 8
     # Core and unlearning hold [batch, context, d_sae] too, and every forward pass its logits.

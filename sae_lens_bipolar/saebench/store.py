@@ -1,4 +1,4 @@
-"""The output directory: finished runs, caches that are whole, and what a killed process left.
+"""The output directory: finished runs, complete caches, and what a killed process left.
 
 saebench/SUITE/PROTOCOL/NAME/   SAEBench's own JSON, and run.json: what was run, and its numbers
 cache/SUITE-KEY/                activations and probes shared by runs; see `caches`
@@ -22,7 +22,7 @@ from sae_lens_bipolar.saebench.results import metrics_of
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 RUNS, LOGS, RECORD = "saebench", "logs", "run.json"
-SCRATCH = ".sae-lens-bipolar-scratch"  # a name nobody else gives
+SCRATCH = ".sae-lens-bipolar-scratch"  # a name that nobody else uses
 
 
 def clean(output: Path) -> None:

@@ -16,7 +16,7 @@ from sae_lens_bipolar.cli.main import main
 from sae_lens_bipolar.cli.train import parse, sweep_of
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.inputs.models import load_model
-from sae_lens_bipolar.runs.sweep import runner_config
+from sae_lens_bipolar.runs.sweep_config import runner_config
 
 HOOK = "blocks.0.hook_mlp_out"
 # A value other than the default for every flag of SAELens's runner and logger.

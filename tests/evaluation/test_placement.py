@@ -14,9 +14,10 @@ from transformer_lens import HookedTransformer
 
 import sae_lens_bipolar  # noqa: F401
 from sae_lens_bipolar.errors import DataError
+from sae_lens_bipolar.evaluation.averages import mean_nmse, nmse
 from sae_lens_bipolar.evaluation.describe import describe_latents
-from sae_lens_bipolar.evaluation.placement import placement
-from sae_lens_bipolar.evaluation.reconstruction import activations, mean_nmse, measure, nmse
+from sae_lens_bipolar.evaluation.placement import activations, placement
+from sae_lens_bipolar.evaluation.reconstruction import measure
 from sae_lens_bipolar.inputs.models import load_model
 from tests.evaluation.test_reconstruction import make_tokens
 
@@ -184,7 +185,7 @@ def test_r2_is_right_where_the_mean_is_ten_thousand_deviations(
     tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A difference of float32 sums gives 0.0 here."""
-    from sae_lens_bipolar.evaluation import reconstruction
+    from sae_lens_bipolar.evaluation import loss, reconstruction
 
     tokens = make_tokens(tiny_model)
     sae = make_sae("blocks.0.hook_mlp_out", 32)
@@ -198,8 +199,8 @@ def test_r2_is_right_where_the_mean_is_ten_thousand_deviations(
 
     sae.__class__ = Rebuilt
     monkeypatch.setattr(reconstruction, "activations", lambda *_: x)
-    monkeypatch.setattr(reconstruction._Losses, "add", lambda *_: None)
-    monkeypatch.setattr(reconstruction._Losses, "result", lambda *_: _NO_LOSS)
+    monkeypatch.setattr(loss.Losses, "add", lambda *_: None)
+    monkeypatch.setattr(loss.Losses, "result", lambda *_: _NO_LOSS)
     found = measure({"a": sae}, tiny_model, tokens, batch_size=12)["a"].with_sinks
     double, of = x.double(), xhat.double()
     error = (double - of).pow(2).sum()

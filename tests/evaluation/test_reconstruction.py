@@ -15,7 +15,9 @@ from transformer_lens import HookedTransformer
 
 import sae_lens_bipolar  # noqa: F401
 from sae_lens_bipolar.errors import ActivationError, DataError
-from sae_lens_bipolar.evaluation.reconstruction import activations, measure, nmse, sink_threshold
+from sae_lens_bipolar.evaluation.averages import nmse
+from sae_lens_bipolar.evaluation.placement import activations
+from sae_lens_bipolar.evaluation.reconstruction import measure, sink_threshold
 
 HOOKS = [
     ("blocks.0.hook_resid_post", "none"),
@@ -46,12 +48,6 @@ def make_tokens(model: HookedTransformer, sequences: int = 12, context: int = 16
     tokens = torch.randint(3, model.cfg.d_vocab, (sequences, context), generator=generator)
     tokens[:, 0] = 0  # bos
     return tokens
-
-
-def test_nmse_by_hand() -> None:
-    x = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    xhat = torch.tensor([[3.0, 0.0], [0.0, 3.0]])
-    torch.testing.assert_close(nmse(x, xhat), torch.tensor([16 / 25, 1 / 4]))
 
 
 def test_sink_threshold_is_ten_medians() -> None:

@@ -16,7 +16,8 @@ import sae_lens_bipolar.reports
 from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.reports import excerpts, figures, render, require_matplotlib, tables
 from sae_lens_bipolar.reports.page import duration, page_html, percent
-from sae_lens_bipolar.reports.rundir import SINK_NUMBERS, read_run
+from sae_lens_bipolar.reports.run_files import SINK_NUMBERS
+from sae_lens_bipolar.reports.rundir import read_run
 from tests.reports.synthetic_run import ARCHITECTURES, SIGNED, change, make_run
 
 VOID = {"meta", "img", "br", "rect", "line"}

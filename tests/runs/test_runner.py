@@ -25,7 +25,7 @@ from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, Mod
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.runs.directory import read_metrics
-from sae_lens_bipolar.runs.runner import RunDirectoryRunner, rows_needed
+from sae_lens_bipolar.runs.runner import RunDirectoryRunner
 
 CONTEXT = 16
 
@@ -194,12 +194,6 @@ def test_activations_that_are_not_finite_name_the_hook(
         runner.model.blocks[0].mlp.b_out[0] = float("nan")  # type: ignore[union-attr,index]
     with pytest.raises(ActivationError, match=r"blocks\.0\.hook_mlp_out.*batch 0"):
         runner.run()
-
-
-def test_rows_needed_are_enough_and_not_far_too_many() -> None:
-    cfg = make_config(32)
-    # 640 tokens at 15 a row, two batches for the estimate, four fillings of an 8-row buffer
-    assert rows_needed(cfg) == 43 + 5 + 4 * (9 + 4)
 
 
 def test_a_torn_last_line_of_metrics_is_left_out(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What is read from files while a suite runs is data: tensors, numbers and text, never code.
 
-Answers to sae_bench 0.6.0, which unpickles whatever lies where it expects its own files:
+Works around sae_bench 0.6.0, which unpickles whatever lies where it expects its own files:
 evals/absorption/common.py:73 with `weights_only=False`, evals/scr_and_tpp/main.py:646,
 evals/unlearning/main.py:57 and evals/unlearning/utils/metrics.py:718 with `pickle.load`.
 """
@@ -18,7 +18,7 @@ import torch
 from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.inputs.patching import replaced
 
-_MODULE = "module of sae_bench"  # stands for a probe: its class's name, and its parameters
+_MODULE = "module of sae_bench"  # key of a probe: its class's name, beside its parameters
 _Build = Callable[[Mapping[str, torch.Tensor]], torch.nn.Module]
 
 
@@ -30,7 +30,7 @@ def data_only() -> Iterator[None]:
     from them. Everything is as before afterwards.
 
     Raises:
-        BenchError: from whatever reads a file that holds more than data; names it.
+        BenchError: if a file that is read holds more than data; names it.
     """
     load, save = torch.load, torch.save
 

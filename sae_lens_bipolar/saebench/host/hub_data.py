@@ -1,4 +1,4 @@
-"""Data sets from the Hub as SAEBench reads them, with today's clients and on the user's terms."""
+"""Data sets from the Hub as SAEBench reads them, with current clients and the user's settings."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +18,7 @@ def readable_data(trust_remote_code: bool, folder: str | None = None) -> Iterato
 
     Data set OWNER/NAME is read from `folder`/OWNER/NAME if that exists, else from the Hub.
 
-    Answers to sae_bench 0.6.0: sae_bench_utils/dataset_utils.py:216 runs repository code unasked;
+    Works around sae_bench 0.6.0: sae_bench_utils/dataset_utils.py:216 runs repository code unasked;
     evals/unlearning/utils/feature_activation.py:38 reads "wikitext", a short name that
     huggingface_hub 1 and newer do not follow.
     """

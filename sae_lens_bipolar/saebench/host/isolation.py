@@ -75,7 +75,7 @@ def isolated(
 
 @contextmanager
 def _cheap_collections() -> Iterator[None]:
-    """Leave what exists already out of garbage collections: RAVEL asks for two dozen a run, and
+    """Leave what exists already out of garbage collections: RAVEL asks for two dozen per run, and
     each walks every object of every imported library (6 s of an 8 s run on a tiny model)."""
     is_free = gc.get_freeze_count() == 0  # else the caller has frozen objects of their own
     try:

@@ -78,9 +78,9 @@ class LanguageModel:
 def served(model: LanguageModel) -> Iterator[None]:
     """Every suite's `HookedTransformer.from_pretrained_no_processing(alias)` gives `model`.
 
-    Answers to sae_bench 0.6.0, which loads by name only (for instance
+    Works around sae_bench 0.6.0, which loads by name only (for instance
     evals/absorption/main.py:59) and so neither a directory nor a model that TransformerLens does
-    not list. On the way out hooks, name and caches of the model are as they were.
+    not list. Afterwards the model's hooks and name are as they were.
     """
 
     def give(name: str, *_: Any, **__: Any) -> HookedTransformer:

@@ -1,4 +1,4 @@
-"""The version of SAEBench that this code answers to."""
+"""The version of SAEBench that the workarounds are written for."""
 
 import logging
 from importlib.metadata import PackageNotFoundError, version
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from sae_lens_bipolar.errors import BenchError
 
 logger = logging.getLogger(__name__)
-# Every workaround below names the file:line it answers to in these versions.
+# Every workaround in this package names the file:line in this version that it works around.
 ANSWERED = "0.6.0"
 _SERIES = "0.6."
 
@@ -25,9 +25,9 @@ def require_saebench() -> str:
         ) from error
     if not found.startswith(_SERIES):
         raise BenchError(
-            f"sae-bench {found} is installed; its suites are worked around for {ANSWERED} only: "
+            f"sae-bench {found} is installed; this package works with {ANSWERED} only: "
             f"pip install 'sae-bench>={ANSWERED},<0.7'"
         )
     if found != ANSWERED:
-        logger.warning("sae-bench %s is installed; this package answers to %s", found, ANSWERED)
+        logger.warning("sae-bench %s is installed; this package works with %s", found, ANSWERED)
     return found

@@ -19,8 +19,8 @@ class LatentView(torch.nn.Module):
         decode(z) = sae.decode(z / |W_dec|)
         W_dec     = W_dec / |W_dec|     or  [.; -.]
 
-    `decode(encode(x))` is the SAE's own reconstruction, exactly the function it was; decoder rows
-    have unit norm. Shapes: x `[..., d_in]`, z `[..., d_sae]` or `[..., 2 d_sae]`.
+    `decode(encode(x))` is exactly the SAE's own reconstruction; decoder rows have unit norm.
+    Shapes: x `[..., d_in]`, z `[..., d_sae]` or `[..., 2 d_sae]`.
     """
 
     W_enc: torch.Tensor

@@ -1,4 +1,4 @@
-"""Feature absorption: SAEBench's suite with seeds, its own folders, and words every model can say.
+"""Feature absorption: SAEBench's suite with seeds, its own folders, and words of one token.
 
 Works around, in sae_bench 0.6.0 (evals/absorption/):
 - common.py:33 probes and raw results go into site-packages; main.py:91 others into the working
@@ -30,7 +30,7 @@ from sae_lens_bipolar.saebench.options import CommonOptions
 from sae_lens_bipolar.saebench.suites.record import Cache, Headline, Need, Suite, flat
 
 _HOOK = re.compile(r"blocks\.\d+\.hook_resid_post")
-_FEWEST_WORDS = 10 * 26  # ten examples stand in every prompt; below that a letter has no words
+_FEWEST_WORDS = 10 * 26  # every prompt holds ten examples; with fewer words a letter has too few
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AbsorptionOptions(CommonOptions):
 
 
 def needs(_: AbsorptionOptions) -> list[Need]:
-    """Nothing beside the model and its tokenizer."""
+    """Nothing besides the model and its tokenizer."""
     return []
 
 
@@ -175,8 +175,8 @@ def one_token_words(tokenizer: Any, options: AbsorptionOptions) -> tuple[list[st
     ]
     if len(found) < _FEWEST_WORDS:
         raise BenchError(
-            f"absorption needs words of one token; this tokenizer has {len(found)}, and "
-            f"{_FEWEST_WORDS} are the least"
+            f"absorption needs at least {_FEWEST_WORDS} words of one token, and this tokenizer has "
+            f"{len(found)}: take a model with a larger vocabulary"
         )
     return _balanced(found, options), -(suffix + 1)
 

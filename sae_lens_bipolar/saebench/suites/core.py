@@ -5,7 +5,7 @@ Works around, in sae_bench 0.6.0 (evals/core/main.py):
 - :1028 (and :1065) waits up to a minute between retries of what cannot succeed.
 - :1071 runs code from the data set's repository; :1075 shuffles with seed 42 whatever is asked.
 - :344 reads `b_enc` of every SAE that has a `b_mag` and is not "gated"; an SA-GSAE has no `b_enc`.
-- :585 to :623, the `explained_variance` in its JSON is not one: tables take `_legacy`.
+- :585 to :623, the `explained_variance` in its JSON is wrong: tables take `_legacy`.
 """
 
 import sys
@@ -101,7 +101,7 @@ def _host(job: Job[CoreOptions]) -> Iterator[None]:
     def raise_it(message: str) -> None:
         raise sys.exc_info()[1] or RuntimeError(message)
 
-    def at_once(*_: Any, **__: Any) -> Callable[[Any], Any]:
+    def without_retries(*_: Any, **__: Any) -> Callable[[Any], Any]:
         return lambda function: function
 
     weight_metrics = main.get_featurewise_weight_based_metrics
@@ -116,7 +116,7 @@ def _host(job: Job[CoreOptions]) -> Iterator[None]:
         stack.enter_context(replaced(main, ActivationsStore=Store))
         stack.enter_context(replaced(main, get_featurewise_weight_based_metrics=of_weights))
         stack.enter_context(replaced(main.logger, error=raise_it))
-        stack.enter_context(replaced(general_utils, retry_with_exponential_backoff=at_once))
+        stack.enter_context(replaced(general_utils, retry_with_exponential_backoff=without_retries))
         yield
 
 
@@ -126,10 +126,10 @@ def _text(source: str) -> datasets.Dataset:
 
 
 def read(result: Mapping[str, Any]) -> list[Number]:
-    """The numbers of a result, without those that are not what they are called.
+    """The numbers of a result, without those that are wrong or NaN.
 
-    `explained_variance` is not one (see above); NaN is stored as -1, a value that no metric but a
-    cosine or a score at its very end takes.
+    `explained_variance` is wrong (see above). NaN is stored as -1, which no metric takes but a
+    cosine or a score at the end of its range.
     """
     return [
         (name, budget, value)

@@ -21,14 +21,14 @@ class Need(NamedTuple):
 
     kind: str  # "data set" on the Hub, or "file"
     name: str  # Hub name, or path
-    otherwise: str = ""  # what else a user can do where it cannot be had
+    otherwise: str = ""  # what else a user can do if it cannot be had
 
 
 class Cache(NamedTuple):
-    """What may be kept for later runs, and what it depends on beside the model."""
+    """What may be kept for later runs, and what it depends on besides the model."""
 
     options: tuple[str, ...]  # by name
-    of_hook: bool  # whether on the hook too
+    of_hook: bool  # whether it also depends on the hook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +49,20 @@ class Headline:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite(Generic[Options]):
-    """One suite. Nothing has a default, so that no fact is forgotten; `checks` tells what is wrong.
+    """One suite. No field has a default, so that no fact is forgotten; `checks` tests them.
 
     `allowed` maps an option to its values: a tuple of them, or a range.
     """
 
     name: str  # of its file; in options, result files and folders
     label: str  # in prose
-    options: type[Options]  # its own, beside the common ones
+    options: type[Options]  # its own, besides the common ones
     allowed: Mapping[str, Sequence[Any]]  # option -> values it may have
     small: Mapping[str, Any]  # option -> value at the scale "small"
     paths: Mapping[str, Path | None]  # option that holds a path -> where to look if it is not given
     texts: tuple[str, ...]  # options that hold a path or a name
     labelled: bool  # whether it reads data sets by name, so from `data_folder` if they are there
-    needs: Callable[[Options], list[Need]]  # beside the model
+    needs: Callable[[Options], list[Need]]  # besides the model
     refusal: Callable[[str], str | None] | None  # of a hook_name: why it cannot be measured
     cache: Cache | None  # None: nothing is kept
     host: str  # SAEBench's module, imported before the suite is seeded
@@ -81,7 +81,7 @@ class Suite(Generic[Options]):
         return {name: self._value(config, name) for name in vars(config) if name in names}
 
     def cache_key(self, config: Options, hook_name: str) -> dict[str, Any] | None:
-        """What two runs that share a cache agree on, beside the model; None: there is no cache."""
+        """What two runs that share a cache agree on, besides the model; None: there is no cache."""
         if self.cache is None:
             return None
         chosen = {name: self._value(config, name) for name in self.cache.options}

@@ -1,4 +1,4 @@
-"""SCR: a spurious correlation that a probe has learnt is removed by ablating latents.
+"""SCR: ablating latents removes a spurious correlation that a probe has learnt.
 
 `ablation` says which of SAEBench's faults are worked around.
 """
@@ -15,7 +15,7 @@ from sae_lens_bipolar.saebench.suites.record import Cache, Headline, Number, Sui
 
 @dataclass(frozen=True)
 class ScrOptions(AblationOptions):
-    """Options of SCR, beside those it shares with TPP."""
+    """Options of SCR, besides those that it shares with TPP."""
 
     scr_pairs: int = 4  # class pairs per data set, of SAEBench's four
 

@@ -1,4 +1,4 @@
-"""TPP: probes of single classes perturbed by ablating the latents of their class.
+"""TPP: ablating the latents of a class perturbs the probe of that class.
 
 `ablation` says which of SAEBench's faults are worked around.
 """

@@ -1,4 +1,4 @@
-"""Unlearning: latents of hazardous biology clamped, knowledge of it and of other subjects asked.
+"""Unlearning: latents of hazardous biology are clamped, then its and other knowledge is tested.
 
 Works around, in sae_bench 0.6.0 (evals/unlearning/):
 - main.py:128 refuses models without "it" in their name, and utils/metrics.py:146 (and :245) all

@@ -1,4 +1,4 @@
-"""A Transformers model as a HookedTransformer, without processing, whatever its name or path.
+"""A Transformers model as a HookedTransformer with unprocessed weights, whatever its name or path.
 
 HookedTransformer serves SAELens's activation store and runners, and is the only class SAEBench
 accepts. TransformerLens converts by official model *name*; here the model's own config decides.
@@ -158,7 +158,7 @@ def _rotary_base(config: Any) -> float:
 def _host_accepts(fields: dict[str, Any]) -> Iterator[None]:
     """Let HookedTransformer.from_pretrained build from `fields` instead of from a listed name.
 
-    Answers to transformer_lens 3.9.0: HookedTransformer.py:1402 resolves the name before anything
+    Works around transformer_lens 3.9.0: HookedTransformer.py:1402 resolves the name before anything
     else and raises for a local directory, and loading_from_pretrained.py:1772 reads the config by
     name. test_host_still_rejects_local_directories fails once upstream accepts a path.
     """

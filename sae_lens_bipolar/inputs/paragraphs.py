@@ -5,16 +5,16 @@ import re
 from collections.abc import Iterator
 from typing import TextIO
 
-PART = 1_000  # characters that a part has at least, but for the last
-LONGEST_PART = 8_000  # characters that a part has at most
+PART = 1_000  # least characters of a part, except the last
+LONGEST_PART = 8_000  # most characters of a part
 _SENTENCE = re.compile(r"[.!?][\"')\]]*\s+")
 
 
 def parts_of(text: str | TextIO) -> Iterator[str]:
     """Parts of `text`, in order; joined they are the text again.
 
-    A part ends at a blank line. Where none comes for 8,000 characters it ends at the end of a line,
-    else of a sentence, else of a word. At most two parts are held at once.
+    A part ends at a blank line. If none comes for 8,000 characters, it ends where a line ends, else
+    a sentence, else a word. At most two parts are held at once.
     """
     lines = io.StringIO(text, newline="") if isinstance(text, str) else text
     held = ""

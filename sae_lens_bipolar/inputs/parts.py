@@ -13,8 +13,8 @@ _CHARACTERS_PER_TOKEN = 5  # rather more than in most text, so that parts are no
 def join_parts(documents: Iterable[Document], context_size: int) -> Iterable[Document]:
     """Neighbouring parts of a single text joined, so that each gives a few windows.
 
-    At least two windows, so that a short text has many parts, up to sixteen where it is long, so
-    that little is lost at their ends. Other documents are left alone.
+    A part gives at least two windows, so that a short text has many parts, and up to sixteen in a
+    long text, so that little is lost at the ends of parts. Other documents are left alone.
     """
     window = context_size * _CHARACTERS_PER_TOKEN
     if isinstance(documents, Sequence):
@@ -31,7 +31,7 @@ def join_parts(documents: Iterable[Document], context_size: int) -> Iterable[Doc
 
 
 def joined(documents: Iterable[Document], n_characters: int) -> Iterator[Document]:
-    """`documents` with neighbours of one `part_of` joined to at least `n_characters`."""
+    """`documents` with neighbours of the same `part_of` joined to at least `n_characters`."""
     held: list[Document] = []
     size = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""Replacing attributes of a host for a while: the one way in which a host is changed."""
+"""Replacing attributes of a host for a while: the only way in which a host is changed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from sae_lens_bipolar.errors import HostError
 
 @contextmanager
 def replaced(target: Any, **attributes: Any) -> Iterator[None]:
-    """Set attributes of a module, class or object for the duration, whatever happens.
+    """Set attributes of a module, class or object; restore them afterwards, even after an error.
 
     Raises:
         HostError: if `target` has no such attribute: the host has changed.

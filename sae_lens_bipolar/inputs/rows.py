@@ -1,4 +1,4 @@
-"""Rows of local files, one after another and without the network: a row is a dict of columns.
+"""Rows of local files, one by one and without the network; a row is a dict of columns.
 
 `datasets` would read the same files, but asks an address on the network for each.
 """
@@ -76,7 +76,7 @@ def _json(file: BinaryIO) -> Iterator[Any]:
 
 
 def _columns(value: Any) -> Iterator[Any]:
-    """Rows of an object whose values are lists of one length; otherwise it is the only row."""
+    """Rows of an object whose values are lists of equal length; otherwise it is the only row."""
     lists = isinstance(value, dict) and all(isinstance(column, list) for column in value.values())
     if lists and value and len({len(column) for column in value.values()}) == 1:
         for cells in zip(*value.values(), strict=True):

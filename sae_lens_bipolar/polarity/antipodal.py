@@ -56,7 +56,7 @@ def antipodal_pairs(
     pairs, decoder_cosine, encoder_cosine = (
         torch.cat(part).cpu() for part in zip(*chunks, strict=True)
     )
-    # Rounded, so that exact opposites tie whatever the order their dot products were summed in.
+    # Rounded, so that exact opposites tie in whatever order their dot products were summed.
     score = (decoder_cosine + encoder_cosine).double().div(_ROUNDING).round()
     used: set[int] = set()
     taken = []

@@ -17,10 +17,10 @@ _STATISTICS = ("rate", "mean", "max")
 
 @dataclass(frozen=True, eq=False)
 class Census:
-    """Firing statistics of every latent, one side at a time.
+    """Firing statistics of every latent, per side.
 
     Magnitudes are `|z|` in the units of the latents; a mean is over the tokens on which that side
-    fires, and 0 where it never does. Tensors are float64 (counts int64), `[d_sae]`, on the CPU.
+    fires, and 0 if it never does. Tensors are float64 (counts int64), `[d_sae]`, on the CPU.
 
     Args:
         n_tokens: tokens counted.
@@ -62,7 +62,7 @@ class Census:
 
     @property
     def bipolar_fraction(self) -> float:
-        """Share of the live latents that fire on both sides; 0 where none is alive."""
+        """Share of the live latents that fire on both sides; 0 if none is alive."""
         alive = int(self.alive.sum())
         return int(self.bipolar.sum()) / alive if alive else 0.0
 
@@ -88,7 +88,7 @@ class Census:
             raise DataError(f"a census needs {', '.join(missing)}; found {', '.join(values)}")
         lengths = {key: len(values[key]) for key in keys}
         if len(set(lengths.values())) > 1:
-            raise DataError(f"the lists of a census must be of one length, found {lengths}")
+            raise DataError(f"the lists of a census must have the same length, found {lengths}")
         n_tokens = int(values["n_tokens"])
         lists = {key: torch.tensor(values[key], dtype=torch.float64) for key in keys}
         counts = {
@@ -99,7 +99,7 @@ class Census:
 
 
 class CensusCounter:
-    """Counts latents as they come; keeps `[d_sae]` tensors only, however long the stream."""
+    """Counts latents batch by batch; keeps only `[d_sae]` tensors, however long the stream."""
 
     def __init__(self, d_sae: int) -> None:
         self.d_sae, self.n_tokens = d_sae, 0
@@ -144,8 +144,8 @@ class CensusCounter:
 def census(sae: SAE[Any], activations: Iterable[torch.Tensor]) -> Census:
     """Count on which side each latent of `sae` fires, over a stream of activations.
 
-    Nothing is kept but `[d_sae]` tensors, so the stream may be of any length. A non-negative SAE
-    is allowed: its negative side is empty.
+    Only `[d_sae]` tensors are kept, so the stream may be of any length. A non-negative SAE is
+    allowed: its negative side is empty.
 
     Args:
         sae: any SAE of SAELens or of this package.

@@ -1,7 +1,7 @@
 """The inverse of the polarity split: antipodal pairs of a non-negative SAE become signed latents.
 
 A pair is two latents whose decoder rows, and whose encoder columns, point in opposite directions.
-What a pair loses when its two directions become one is reported on activations the caller gives.
+Activations from the caller show what a pair loses when its two directions become one.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ class MergeResult:
         pairs: `[n_pairs, 2]`: the rows of `members` that are pairs.
         decoder_cosine: `[n_pairs]`, cosine of the pair's decoder rows.
         encoder_cosine: `[n_pairs]`, cosine of the pair's encoder columns.
-        mse_before: mean squared error per entry of `x` of the source; None without `x`.
-        mse_after: the same of `sae`.
+        mse_before: mean squared error of the source, per entry of `x`; None without `x`.
+        mse_after: the same for `sae`.
     """
 
     sae: SAE[Any]
@@ -72,9 +72,9 @@ def merge(
     activations), both decoder rows are first scaled to one norm, and the activations with them.
 
         topk                         becomes bi_topk, exact for exactly opposite pairs
-        standard, jumprelu, gated    becomes bi_jumprelu, exact where moreover the encoders have
-                                     one norm and b_j = -b_i, else a pair's values shift by
-                                     (b_i + b_j) / 2; or sign_aware_gated, exact where every side
+        standard, jumprelu, gated    becomes bi_jumprelu, exact if moreover the encoders have one
+                                     norm and b_j = -b_i, else a pair's values shift by
+                                     (b_i + b_j) / 2; or sign_aware_gated, exact if every side
                                      is silent at u = 0
 
     Args:
@@ -82,9 +82,9 @@ def merge(
             SAE gives that SAE's latents back.
         cosine_threshold: `t` in (0, 1]; a pair has decoder cosine `<= -t`.
         encoder_cosine_threshold: the same for encoder columns; None: the decoder's.
-        target: the architecture for what is not TopK; None: whichever of the two represents more
-            of the latents exactly, `bi_jumprelu` if they tie.
-        x: activations, `[batch, d_in]`, to report the reconstruction error before and after on.
+        target: the architecture for SAEs other than TopK; None: whichever of the two represents
+            more latents exactly, `bi_jumprelu` if they tie.
+        x: activations, `[batch, d_in]`, on which reconstruction is measured before and after.
 
     Raises:
         ConfigError: if a threshold is out of range, or `sae` is signed already or of an
@@ -225,7 +225,7 @@ def _fold(form: _OneSided, pairs: torch.Tensor) -> _TwoSided:
 
 
 def _to_bi_topk(source: SAE[Any], sides: _TwoSided) -> SAE[Any]:
-    """u = x W_enc; each side's bias; an empty side's is too low ever to fire."""
+    """u = x W_enc with one bias per side; that of an empty side is too low ever to fire."""
     never = torch.finfo(source.dtype).min / 4
     state = {
         "b_positive": sides.b[0],
@@ -247,7 +247,7 @@ def _to_jump(source: SAE[Any], sides: _TwoSided, target: JumpTarget | None) -> S
 
 
 def _to_bi_jumprelu(source: SAE[Any], sides: _TwoSided) -> SAE[Any]:
-    """u = x W_enc + b with one bias: what the sides' biases do not share moves the thresholds."""
+    """u = x W_enc + b with one bias: where the two sides' differ, the thresholds move instead."""
     assert sides.threshold is not None
     b = torch.where(sides.paired, (sides.b[0] - sides.b[1]) / 2, sides.b[0])
     shift = torch.where(sides.paired, sides.b.sum(0) / 2, 0.0)
@@ -257,7 +257,7 @@ def _to_bi_jumprelu(source: SAE[Any], sides: _TwoSided) -> SAE[Any]:
 
 
 def _to_gated(source: SAE[Any], sides: _TwoSided) -> SAE[Any]:
-    """u along the shared direction; theta = (threshold - b) / gain, raised to 0 where below it."""
+    """u along the shared direction; theta = (threshold - b) / gain, raised to 0 if below it."""
     assert sides.threshold is not None
     scale = sides.gain.prod(dim=0).sqrt()
     gain = sides.gain / scale

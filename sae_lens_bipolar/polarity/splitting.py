@@ -1,4 +1,4 @@
-"""The polarity split: every signed SAE has an exact non-negative twin of twice the width.
+"""The polarity split: a signed SAE as an exact non-negative twin of twice the width.
 
 With signed latents `z`, `[d_sae]`, the twin has latents `[relu(z), relu(-z)]`, `[2 d_sae]`, decoder
 `[W_dec; -W_dec]` and the same `b_dec`. Where the encoder is one affine map the twin is a class of
@@ -93,7 +93,10 @@ def split_latents(latents: torch.Tensor) -> torch.Tensor:
 
 
 def signed_latents(split_acts: torch.Tensor) -> torch.Tensor:
-    """Signed latents of a split's: first half minus second, `[..., d_sae]` from `[..., 2 d_sae]`.
+    """Signed latents from those of a split, `[..., 2 d_sae]`: first half minus second.
+
+    Returns:
+        `[..., d_sae]`.
 
     Raises:
         ConfigError: if the last dimension is odd.
@@ -109,7 +112,7 @@ def signed_latents(split_acts: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def inference_form(sae: SAE[Any]) -> SAE[Any]:
-    """The SAE that saving `sae` for inference and loading it gives; an inference SAE as it is.
+    """The SAE that saving `sae` for inference and loading it gives; an inference SAE unchanged.
 
     Raises:
         ConfigError: if SAELens's registry holds no inference class for it.
@@ -152,7 +155,7 @@ def derived_config(cfg_class: type[C], source: SAEConfig, **changes: Any) -> C:
 
 
 def _assemble(source: SAE[Any], sides: Sides) -> SAE[Any]:
-    """The stock SAE of `[W, -W]`, `[W_dec; -W_dec]` and, side by side, what `sides` holds."""
+    """The stock SAE with `[W, -W]`, `[W_dec; -W_dec]` and the concatenated tensors of `sides`."""
     positive = negative = source.W_enc
     if sides.gain is not None:
         positive, negative = (source.W_enc * gain for gain in sides.gain)

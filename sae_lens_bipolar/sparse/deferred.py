@@ -1,8 +1,8 @@
 """Tensors whose entries are computed when something reads them, and from then on are dense.
 
 A training step hands its latents and pre-activations on as `[batch, d_sae]` tensors. SAELens's
-trainer only counts which latents fired, so nothing there needs the matrix; whoever does read or
-write entries gets the dense tensor, with its gradient, and nothing of what was written is lost.
+trainer only counts which latents fired, so nothing there needs the matrix. Code that does read or
+write entries gets the dense tensor with its gradient, and what it writes is kept.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _PROPERTIES = (
     *("is_sparse", "is_cuda", "is_cpu", "requires_grad"),
 )
 _METHODS = ("size", "dim", "numel", "__len__", "is_floating_point", "is_complex")
-# What can be said of the tensor without its entries.
+# What is known of the tensor without its entries.
 _METADATA = {getattr(torch.Tensor, name).__get__ for name in _PROPERTIES} | {
     getattr(torch.Tensor, name) for name in _METHODS
 }
@@ -70,8 +70,8 @@ class DeferredTensor(torch.Tensor):
     else, views and operations in place included, is done to the one dense tensor.
 
     Raises:
-        RuntimeError: where the gradient with respect to the tensor itself is asked for. What the
-            step has computed from it did not pass through its entries, so it is not known.
+        RuntimeError: if the gradient with respect to the tensor itself is asked for. The step does
+            not compute through the tensor's entries, so that gradient is unknown.
     """
 
     entries: Entries
@@ -117,7 +117,7 @@ class DeferredTensor(torch.Tensor):
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        # Code that passes torch functions by, such as assignment to part of another tensor.
+        # For code that bypasses torch functions, such as assignment to part of another tensor.
         # Autograd has recorded the operation by then, on this tensor and not on the dense one.
         if func._schema.is_mutable and any(
             isinstance(argument, DeferredTensor) and declared.is_write

@@ -3,9 +3,9 @@
 Once everything else is sparse, a third of a training step of a wide SAE on CPU is Adam: SAELens's
 trainer leaves `fused` unset (sae_lens 6.54, training/sae_trainer.py:117), and torch then takes the
 path of about ten passes and two fresh copies of each parameter (torch 2.13, optim/adam.py:937).
-`fused=True` is the same update in one pass, differing by rounding. The optimizer is SAELens's to
-build and an SAE never sees it, so the flag is set by a hook that torch calls before any optimizer's
-step; optimizers without such a parameter are left alone.
+`fused=True` is the same update in one pass, differing by rounding. SAELens
+builds the optimizer and an SAE never sees it, so the flag is set by a hook that torch calls before
+any optimizer's step; optimizers without such a parameter are left alone.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _handle: RemovableHandle | None = None
 
 
 def ask_for(parameter: torch.Tensor) -> None:
-    """Let the Adam that trains `parameter`, and all else in its group, be the fused one."""
+    """Make the Adam that trains `parameter`, and everything else in its group, the fused one."""
     _asking[parameter] = True
 
 

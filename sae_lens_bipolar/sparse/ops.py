@@ -44,7 +44,7 @@ def set_mode(mode: Mode) -> None:
 
 @contextmanager
 def mode(mode: Mode) -> Iterator[None]:
-    """`set_mode(mode)` inside a `with` block; the mode from before comes back at its end."""
+    """`set_mode(mode)` inside a `with` block; afterwards the previous mode is restored."""
     before = _mode.get()
     set_mode(mode)
     try:
@@ -54,7 +54,7 @@ def mode(mode: Mode) -> Iterator[None]:
 
 
 def prefer_sparse(density: float, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether sparse is the faster way at this density, or what `mode` says.
+    """Whether sparse code is faster at this density; `mode` may overrule it.
 
     Args:
         density: active pairs divided by `batch * d_sae`; `k / d_sae` for top-k.

@@ -114,7 +114,7 @@ class Support:
         # Latent by latent, so that a row of `right` is read once and stays in the cache.
         order, samples, offsets = self._by_latent
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse")  # CSR is "in beta", says torch
+            warnings.filterwarnings("ignore", message="Sparse")  # torch warns that CSR is in beta
             pattern = torch.sparse_csr_tensor(
                 offsets,
                 samples,
@@ -163,7 +163,7 @@ def _bags(
 
 
 def _strips(index: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor) -> list[slice]:
-    """Strips of columns to read `rows` in, or none where they are better read whole."""
+    """Strips of columns to read `rows` in, or none if they are better read whole."""
     n_rows, n_columns = rows.shape
     if (
         rows.device.type != "cpu"

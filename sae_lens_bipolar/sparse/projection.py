@@ -25,8 +25,8 @@ class Projection:
     Args:
         x: encoder input, `[batch, d_in]`.
         W_enc: `[d_in, d_sae]`.
-        b_enc: `[d_sae]`, or None for none.
-        shift: `[d_in]`, a bias already subtracted from `x`. Where `x` itself needs no gradient this
+        b_enc: `[d_sae]`, or None.
+        shift: `[d_in]`, a bias already subtracted from `x`. If `x` itself needs no gradient, this
             gives the bias its gradient, `-sum_b dx_b`, without forming `dx`.
     """
 

@@ -22,7 +22,7 @@ _COMPILED_FROM = 1 << 16
 
 
 def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k entries of each row with the largest magnitude (or value), in no order.
+    """The k entries of each row with the largest magnitude (or value), in no fixed order.
 
     Dense equivalent: `i = u.abs().topk(k).indices; u.gather(1, i), i`. Which of two equal
     candidates is kept is not defined. On CPU compiled code does it where numba is installed.
@@ -125,7 +125,7 @@ def _suits_compiled_code(u: torch.Tensor) -> bool:
 
 @cache
 def _kernels() -> ModuleType | None:
-    """The compiled search, or None where it cannot be had."""
+    """The compiled search, or None if it cannot be loaded."""
     try:
         from sae_lens_bipolar.sparse import selection_numba as selection_kernels
     except (ImportError, RuntimeError):  # no numba, one for another numpy, nowhere to cache

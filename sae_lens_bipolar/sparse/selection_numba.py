@@ -41,7 +41,7 @@ def beyond(
     """As `selection.beyond`, for float32 tensors on CPU, contiguous."""
     rows, columns = u.shape
     counts = torch.empty(rows, dtype=torch.int64)
-    found = torch.empty(rows, columns, dtype=torch.int32)  # what no row fills costs no memory
+    found = torch.empty(rows, columns, dtype=torch.int32)  # pages that no row fills take no memory
     either = upper if lower is None else lower
     arrays = (u.numpy(), upper.numpy(), either.numpy(), counts.numpy(), found.numpy())
     n_threads = min(torch.get_num_threads(), rows)
@@ -178,7 +178,7 @@ def _rows_in_parallel(
     group: int,
     n_parts: int,
 ) -> None:
-    """`_rows` over all rows, in parts that run at a time."""
+    """`_rows` over all rows, in parts that run at the same time."""
     rows = u.shape[0]
     for part in prange(n_parts):
         first, last = part * rows // n_parts, (part + 1) * rows // n_parts
@@ -189,7 +189,7 @@ def _rows_in_parallel(
 def _largest_excess(
     u: np.ndarray, upper: np.ndarray, lower: np.ndarray, two_sided: bool, excess: np.ndarray
 ) -> None:
-    """By how much the entry of each group that is furthest beyond its threshold is so, or -1."""
+    """Per group, how far its furthest entry lies beyond its threshold, or -1."""
     n = excess.shape[0]
     excess[:] = np.float32(-1)
     for group in range(_GROUPS[0]):
@@ -246,7 +246,7 @@ def _find_beyond_in_parallel(
     two_sided: bool,
     n_parts: int,
 ) -> None:
-    """`_find_beyond` over all rows, in parts that run at a time."""
+    """`_find_beyond` over all rows, in parts that run at the same time."""
     rows = u.shape[0]
     for part in prange(n_parts):
         first, last = part * rows // n_parts, (part + 1) * rows // n_parts

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 LONGEST_MESSAGE = 4_000  # characters of an error that are shown
@@ -84,11 +85,34 @@ class HubError(BipolarError):
 
 
 class HostError(BipolarError):
-    """An installed host lacks what this package replaces in it; the message names both."""
+    """An installed host lacks what this package needs of it; the message names both."""
 
 
 class BenchError(BipolarError):
     """A suite of SAEBench cannot run, or gave no result; the message says what is missing."""
+
+
+def host_lacks(what: str, cause: Exception) -> HostError:
+    """The error for `what`, which cannot be loaded since a host lacks a name that it needs.
+
+    It names the versions that are installed, and those that this package works with.
+    """
+    try:
+        wanted = [need for need in requires("sae-lens-bipolar") or [] if ";" not in need]
+    except PackageNotFoundError:  # a source tree that was never installed
+        wanted = []
+    works = f"; it works with {', '.join(wanted)}" if wanted else ""
+    return HostError(f"{what} cannot be used here: {cause}. Installed: {_installed()}{works}")
+
+
+def _installed() -> str:
+    found = []
+    for host in ("sae-lens", "transformer-lens", "transformers", "torch"):
+        try:
+            found.append(f"{host} {version(host)}")
+        except PackageNotFoundError:
+            found.append(f"no {host}")
+    return ", ".join(found)
 
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 3) -> str:
@@ -109,11 +133,27 @@ def require_number(
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     low = number and (value > minimum if exclusive else value >= minimum)
-    if low and math.isfinite(value) and value <= maximum:
+    if low and _is_finite(value) and value <= maximum:
         return
     bounds = f" {'>' if exclusive else '>='} {minimum:g}" if minimum > -math.inf else ""
     bounds += f" and <= {maximum:g}" if maximum < math.inf else ""
-    raise ConfigError(f"{field}={value!r} is not allowed: it must be a finite number{bounds}.")
+    raise ConfigError(
+        f"{field}={_described(value)} is not allowed: it must be a finite number{bounds}."
+    )
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
+
+
+def _described(value: Any) -> str:
+    try:
+        return shown(repr(value))
+    except ValueError:  # more digits than Python prints
+        return f"a number of about 2**{value.bit_length()}"
 
 
 def require_choice(value: Any, allowed: Sequence[str], field: str) -> None:

@@ -7,16 +7,18 @@ record alone, so a record is all that a new one needs.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 
 from sae_lens_bipolar.errors import ConfigError
 
+if TYPE_CHECKING:  # a record stands also where SAELens has lost one of these names
+    from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
+
 Config: TypeAlias = Mapping[str, Any]  # the fields of an inference SAE, as in its cfg.json
-TrainingClasses: TypeAlias = tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]
-InferenceClasses: TypeAlias = tuple[type[SAE[Any]], type[SAEConfig]]
+TrainingClasses: TypeAlias = "tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]"
+InferenceClasses: TypeAlias = "tuple[type[SAE[Any]], type[SAEConfig]]"
 
 # Lines that the formulas of several architectures share.
 LINEAR = "u    = (x - b_dec) W_enc + b_enc\n"
@@ -60,12 +62,12 @@ class Architecture:
     source: str  # the paper, for a reader
     cites: tuple[str, ...]  # BibTeX entries: the constants of `citations`, or an entry of your own
     signed: bool  # whether latents may be below 0
-    training: TrainingClasses | None = None  # SAE and configuration; None: SAELens's own, if any
-    inference: InferenceClasses | None = None  # None: SAELens's own, or saved as another one
+    training: "TrainingClasses | None" = None  # SAE and configuration; None: SAELens's own, if any
+    inference: "InferenceClasses | None" = None  # None: SAELens's own, or saved as another one
     takes_over: bool = False  # replaces SAELens's own training class of that name
     sides: Callable[[Any], Sides] | None = None  # of an inference SAE; None: no split in SAELens
     at_l0: Callable[[int, int], dict[str, Any]] | None = None  # (d_sae, L0) -> training fields
-    timed_beside: TrainingClasses | None = None  # SAELens's counterpart, in the speed benchmark
+    timed_beside: "TrainingClasses | None" = None  # SAELens's counterpart, in the speed benchmark
     options: Callable[[Config], dict[str, Any]] | None = None  # facts that a configuration changes
 
     def __post_init__(self) -> None:

@@ -11,53 +11,64 @@ SAELens keeps two tables, one of training and one of inference classes, and refu
 under a name. `register` fills free names, takes over only the training slot of `abstopk` (a drop-in
 for SAELens's class: same config, loss, gradients and files), and never raises on a clash.
 `unregister` puts everything back.
+
+An architecture that needs a name which the installed SAELens does not have is missing from
+`ARCHITECTURES`, alone; whoever asks for it is told what is lacking and which versions have it.
 """
 
 import logging
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
-
-from sae_lens_bipolar.architectures import (
-    abstopk,
-    batch_abstopk,
-    bi_jumprelu,
-    bi_topk,
-    gated_l0,
-    sign_aware_gated,
-    sparse_topk,
-    stock,
-    unrolled_abstopk,
-)
+from sae_lens_bipolar.architectures import stock
 from sae_lens_bipolar.architectures.record import Architecture
-from sae_lens_bipolar.errors import ConfigError, did_you_mean
+from sae_lens_bipolar.errors import ConfigError, HostError, did_you_mean, host_lacks
 from sae_lens_bipolar.sparse import fused_adam
+
+try:
+    from sae_lens import registry as _host
+except ImportError:
+    _host = None
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "sae_lens_bipolar."  # of the second name under which inference classes are registered
 
-_OURS = (
-    abstopk.RECORD,
-    sign_aware_gated.RECORD,
-    bi_jumprelu.RECORD,
-    batch_abstopk.RECORD,
-    batch_abstopk.MATRYOSHKA,
-    bi_topk.RECORD,
-    unrolled_abstopk.RECORD,
+# Architecture -> where its record stands: the module of this folder, and the name in it.
+_RECORDS = {
+    "abstopk": "abstopk.RECORD",
+    "sign_aware_gated": "sign_aware_gated.RECORD",
+    "bi_jumprelu": "bi_jumprelu.RECORD",
+    "batch_abstopk": "batch_abstopk.RECORD",
+    "matryoshka_batch_abstopk": "batch_abstopk.MATRYOSHKA",
+    "bi_topk": "bi_topk.RECORD",
+    "unrolled_abstopk": "unrolled_abstopk.RECORD",
     # Non-negative, for fair comparisons: saved as stock `topk` and `gated`.
-    sparse_topk.RECORD,
-    gated_l0.RECORD,
-    *stock.RECORDS,
-)
-ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in _OURS}
+    "sparse_topk": "sparse_topk.RECORD",
+    "gated_l0": "gated_l0.RECORD",
+}
+ARCHITECTURES: dict[str, Architecture] = {}
+_missing: dict[str, HostError] = {}  # architecture -> what the host lacks
+for _name, _place in _RECORDS.items():
+    _module, _, _attribute = _place.partition(".")
+    try:
+        _found = import_module(f"sae_lens_bipolar.architectures.{_module}")
+        ARCHITECTURES[_name] = getattr(_found, _attribute)
+    except (ImportError, AttributeError) as _error:  # a name of SAELens, moved or gone
+        _missing[_name] = host_lacks(f"architecture {_name!r}", _error)
+ARCHITECTURES |= {record.name: record for record in stock.RECORDS}
+_OURS = tuple(ARCHITECTURES.values())
 
 # (table, name) -> what stood there before, None where nothing did.
 _replaced: dict[tuple[str, str], Any] = {}
-_TABLES: dict[str, dict[str, Any]] = {
-    "training": SAE_TRAINING_CLASS_REGISTRY,
-    "inference": SAE_CLASS_REGISTRY,
+_TABLES: dict[str, dict[str, Any]] = {  # one that SAELens lacks takes no entries
+    table: getattr(_host, name)
+    for table, name in (
+        ("training", "SAE_TRAINING_CLASS_REGISTRY"),
+        ("inference", "SAE_CLASS_REGISTRY"),
+    )
+    if hasattr(_host, name)
 }
 
 
@@ -72,6 +83,10 @@ def register(*records: Architecture) -> None:
             is taken there keeps its record, with a warning.
     """
     fused_adam.enable()
+    for error in _missing.values():
+        logger.warning("%s", error)
+    if len(_TABLES) < 2:
+        logger.warning("sae_lens.registry lacks a table: some architectures are not registered")
     for record in records:
         known = ARCHITECTURES.setdefault(record.name, record)
         if known != record:
@@ -115,8 +130,10 @@ def find(architecture: str) -> Architecture:
 
     Raises:
         ConfigError: if there is none.
+        HostError: if the installed SAELens lacks what it needs.
     """
     name = architecture.removeprefix(PREFIX)
+    require_loaded(name)
     if name not in ARCHITECTURES:
         raise ConfigError(
             f"architecture {architecture!r} has no record, so neither its formula nor the sign of "
@@ -124,6 +141,13 @@ def find(architecture: str) -> Architecture:
             f"{did_you_mean(name, ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
+
+
+def require_loaded(architecture: str) -> None:
+    """Raise `HostError` if the installed SAELens lacks what an architecture needs; names both."""
+    name = architecture.removeprefix(PREFIX)
+    if name in _missing:
+        raise _missing[name]
 
 
 def record_of(config: Mapping[str, Any]) -> Architecture:
@@ -144,9 +168,9 @@ def published_name(architecture: str) -> str:
 def _slots(record: Architecture) -> list[tuple[str, str, Any]]:
     """The entries of a record in SAELens's registry: table, name, classes."""
     slots: list[tuple[str, str, Any]] = []
-    if record.training is not None:
+    if record.training is not None and "training" in _TABLES:
         slots.append(("training", record.name, record.training))
-    if record.inference is not None:
+    if record.inference is not None and "inference" in _TABLES:
         slots.append(("inference", record.name, record.inference))
         slots.append(("inference", PREFIX + record.name, record.inference))
     return slots

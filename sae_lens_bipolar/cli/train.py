@@ -24,6 +24,7 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
+from sae_lens_bipolar.architectures.registry import require_loaded
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
 from sae_lens_bipolar.cli import flags as table
 from sae_lens_bipolar.errors import (
@@ -268,6 +269,7 @@ def _architecture(flags: Sequence[str]) -> str:
 
 def _require_architecture(flags: Sequence[str]) -> None:
     value = _architecture(flags)
+    require_loaded(value)
     if value not in SAE_TRAINING_CLASS_REGISTRY:
         raise ConfigError(
             f"architecture={value!r} is not registered; known: "

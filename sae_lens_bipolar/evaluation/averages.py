@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from sae_lens_bipolar.architectures.training.precision import in_float64
+
 _NO_VARIATION = 1e-10  # variation of x per token below which x counts as constant, as in SAELens
 
 
@@ -22,8 +24,8 @@ def mean_nmse(x: torch.Tensor, xhat: torch.Tensor) -> float:
 
 
 def total(values: torch.Tensor, *dims: int) -> Any:
-    """Sum in float64, a number or with `dims` a tensor; on the CPU for MPS, which lacks float64."""
-    values = (values.cpu() if values.device.type == "mps" else values).double()
+    """Sum in float64: a number, or with `dims` a tensor."""
+    values = in_float64(values)
     return values.sum(dims) if dims else values.sum().item()
 
 

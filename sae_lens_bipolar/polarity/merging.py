@@ -22,6 +22,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedSAE,
     SignAwareGatedSAEConfig,
 )
+from sae_lens_bipolar.architectures.training.precision import in_float64
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.polarity.antipodal import antipodal_pairs
 from sae_lens_bipolar.polarity.splitting import build, derived_config, inference_form, is_signed
@@ -296,5 +297,5 @@ def _mse(sae: SAE[Any], x: torch.Tensor, rows: int = 512) -> float:
     for chunk in x.split(rows):
         chunk = chunk.to(sae.device)
         recons = sae.decode(sae.encode(chunk))
-        total += (recons.double() - chunk.double()).pow(2).sum().item()
+        total += (in_float64(recons) - in_float64(chunk)).pow(2).sum().item()
     return total / x.numel()

@@ -16,6 +16,7 @@ from sae_lens.saes.sae import SAE, SAEConfig, TrainingSAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors import SafetensorError, safe_open
 
+from sae_lens_bipolar.architectures.registry import require_loaded
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.errors import CheckpointError, DataError, did_you_mean, require_number, shown
 from sae_lens_bipolar.files.atomic import read_json, sha256_of, write_json
@@ -96,6 +97,7 @@ def load_sae(path: str | Path, device: str = "cpu", dtype: str | None = None) ->
         CheckpointError: if a file is missing or damaged, the architecture is not registered,
             tensors are missing, extra, misshapen, not real or not finite, a run holds several SAEs,
             or the SAE expects scaled activations and the factor is missing.
+        HostError: if the installed SAELens lacks what the architecture needs.
     """
     path = sae_folder(path)
     config, shapes = _read_config(path), _read_shapes(path)
@@ -129,6 +131,8 @@ def _check(
 ) -> SAEConfig:
     """The configuration in `path`, if its weights are those of its architecture in `registry`."""
     architecture = config.get("architecture")
+    if isinstance(architecture, str):
+        require_loaded(architecture)
     if not isinstance(architecture, str) or architecture not in registry:
         raise CheckpointError(
             f"architecture in {path / SAE_CFG_FILENAME} is {shown(repr(architecture))}; "

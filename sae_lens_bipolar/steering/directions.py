@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sae_lens_bipolar.architectures.training.precision import in_float64
 from sae_lens_bipolar.errors import DataError, require_choice
 from sae_lens_bipolar.steering.hook_points import Model
 from sae_lens_bipolar.steering.reading import Batch, read
@@ -64,8 +65,10 @@ def weights(batch: Batch, tokens: Pool) -> torch.Tensor:
     if tokens == "last":
         # The last column that is kept.
         keep = keep & (keep.flip(-1).cumsum(-1).flip(-1) == 1)
-    return keep.double() / keep.sum(-1, keepdim=True)
+    share = in_float64(keep)
+    return share / share.sum(-1, keepdim=True)
 
 
 def _pooled(batch: Batch, tokens: Pool) -> torch.Tensor:
-    return torch.einsum("bp,bp...->b...", weights(batch, tokens), batch.x.double()).float()
+    found = torch.einsum("bp,bp...->b...", weights(batch, tokens), in_float64(batch.x))
+    return found.float().to(batch.x.device)

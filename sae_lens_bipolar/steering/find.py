@@ -234,7 +234,7 @@ def _pooled(
     pooled = torch.zeros(len(texts), sae.cfg.d_sae)
     start = 0
     for batch in read(model, texts, at, tokenizer=tokenizer, batch_size=batch_size):
-        weight = weights(batch, tokens).float()
+        weight = weights(batch, tokens).to(batch.x.device, torch.float32)
         row, column = weight.nonzero(as_tuple=True)
         for piece in range(0, len(row), _TOKENS):
             r, c = row[piece : piece + _TOKENS], column[piece : piece + _TOKENS]

@@ -73,7 +73,7 @@ class Scale:
             # Sets what decoding with a normalisation per token needs.
             sae.process_sae_in(x.expand(n + 1, *x.shape))
             decoded = sae.decode(z).flatten(1)
-        return (decoded[1:] - decoded[0]).norm(dim=-1).double().cpu() / x.norm().item()
+        return (decoded[1:] - decoded[0]).norm(dim=-1).cpu().double() / x.norm().item()
 
 
 @torch.no_grad()

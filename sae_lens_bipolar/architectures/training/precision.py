@@ -1,10 +1,17 @@
-"""Parameters and buffers that stay in float32 whatever the dtype of the SAE."""
+"""Which numbers are held in which precision, whatever the dtype and the device of the SAE."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+_WITHOUT_FLOAT64 = ("mps",)  # kinds of device
+
+
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` in float64, for sums; on the CPU where its own device has no float64 (MPS)."""
+    return (tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor).double()
 
 
 @contextmanager

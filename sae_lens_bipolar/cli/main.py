@@ -17,9 +17,10 @@ from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
 
 EXIT_BAD_INPUT = 2
 # Each is a module of this folder with `add_options` and `run`.
-_ON_ONE_SAE = {
+_ON_SAES = {
     "steer": "continue a prompt with a latent turned, beside the unsteered text",
     "find": "rank the latents that separate two files of texts, against chance",
+    "explore": "search, read and compare latents of one SAE or several in a browser",
 }
 # What a command that is stopped has kept, and how to go on.
 _GOES_ON = "what was finished is kept in {output}; the same command goes on from there"
@@ -27,6 +28,7 @@ _KEPT = {
     "demo": _GOES_ON,
     "train": _GOES_ON,
     "bench": _GOES_ON,
+    "explore": _GOES_ON,
     "report": "the run is as it was; run the command again",
     "publish": "the Hub holds all of the commit or nothing; the same command completes it",
 }
@@ -105,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench_options(bench)
     bench.set_defaults(run=_bench)
 
-    for name, text in _ON_ONE_SAE.items():
+    for name, text in _ON_SAES.items():
         command = importlib.import_module(f"sae_lens_bipolar.cli.{name}")
         one = commands.add_parser(
             name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter

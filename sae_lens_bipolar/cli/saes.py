@@ -1,5 +1,6 @@
 """What commands on one SAE share: which SAE is meant, and the language model it reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,41 @@ def one_sae(given: str) -> Source:
         CheckpointError: if there is none, or a name is not in the run.
         ConfigError: if there are several, naming them.
     """
+    found = _found(given)
+    if len(found) > 1:
+        first = found[0].run_name
+        raise ConfigError(f"{given} holds {len(found)} SAEs: give one, as {given}:{first}")
+    return found[0]
+
+
+def sources_of(given: Sequence[str]) -> list[Source]:
+    """All SAEs that `given` name, in order.
+
+    Raises:
+        CheckpointError: if there is none, or a name is not in the run.
+        ConfigError: if two have one name.
+    """
+    found = [source for one in given for source in _found(one)]
+    names = [source.name for source in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(
+            f"two SAEs are called {twice[0]!r}, and the explorer shows each under its name: "
+            "rename a directory"
+        )
+    return found
+
+
+def _found(given: str) -> list[Source]:
     run, _, name = given.rpartition(":")
     if not (run and name and Path(run).expanduser().is_dir()):
-        run, name = given, ""
+        return find_saes([given])
     found = find_saes([run])
     names = [source.run_name for source in found]
-    if name:
-        if name not in names:
-            raise CheckpointError(
-                f"{run} holds no SAE {name!r}, but {', '.join(names)}{did_you_mean(name, names)}"
-            )
-        return found[names.index(name)]
-    if len(found) > 1:
-        raise ConfigError(f"{given} holds {len(found)} SAEs: give one, as {given}:{names[0]}")
-    return found[0]
+    if name not in names:
+        raise CheckpointError(
+            f"{run} holds no SAE {name!r}, but {', '.join(names)}{did_you_mean(name, names)}"
+        )
+    return [found[names.index(name)]]
 
 
 def model_of(sae: SAE[Any], given: str | None) -> HookedTransformer:

@@ -1,0 +1,270 @@
+"""The builder against a plain dense computation, and a killed build against an unbroken one."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from sae_lens_bipolar.errors import ConfigError, DataError
+from sae_lens_bipolar.evaluation.describe import logit_effects
+from sae_lens_bipolar.evaluation.reconstruction import measure
+from sae_lens_bipolar.explorer import ExplorerConfig, build, site, stream
+from sae_lens_bipolar.explorer.config import BINS, SHARD, TOKEN_SHARD
+from sae_lens_bipolar.explorer.packing import unpack, unzigzag
+from sae_lens_bipolar.explorer.records import read_record
+from sae_lens_bipolar.runs.sources import Source
+from tests.explorer import plain
+
+CONFIG = ExplorerConfig(
+    contexts=4, radius=5, neighbours=3, output_tokens=5, occurrences=6, per_token=7, dials=2
+)
+Built = tuple[Path, dict[str, Source], torch.Tensor]
+VARIANTS = {"sign_aware_gated": "sign_aware_gated full"}
+ARCHITECTURES = ("abstopk", "sign_aware_gated", "bi_jumprelu", "topk", "jumprelu", "standard")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_batches() -> Any:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(stream, "_MOST_SEQUENCES", 3)
+    yield
+    patch.undo()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".lock")
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_model: HookedTransformer) -> Built:
+    folder = tmp_path_factory.mktemp("explorer")
+    sources = {name: plain.save(name, folder, VARIANTS.get(name, name)) for name in ARCHITECTURES}
+    tokens = plain.some_text(tiny_model)
+    build(list(sources.values()), tiny_model, CONFIG, folder / "out", tokens)
+    return folder / "out", sources, tokens
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_counts_histograms_and_contexts_are_those_of_a_dense_computation(
+    built: Built, tiny_model: HookedTransformer, name: str
+) -> None:
+    folder, sources, tokens = built
+    sae = sources[name].load()
+    z = plain.dense_latents(sae, tiny_model, tokens)
+    vocabulary = unpack(site.get(folder, "tokens")["ids"])
+    index = {key: unpack(value) for key, value in site.get(folder, f"{name}/index").items()}
+    assert index["positive_count"] == (z > 0).sum((0, 1)).tolist()
+    assert index["negative_count"] == (z < 0).sum((0, 1)).tolist()
+    assert any(index["positive_count"])
+    assert any(index["negative_count"]) == bool((z < 0).any())
+    assert site.get(folder, f"{name}/latents-0")[1:2] != []
+    for latent in range(sae.cfg.d_sae):
+        packed = site.get(folder, f"{name}/latents-{latent // SHARD}")[latent % SHARD]
+        record, own = read_record(packed), z[..., latent]
+        assert record["largest"] == [max(0.0, own.max().item()), max(0.0, -own.min().item())]
+        for side, fired in enumerate((own[own > 0], -own[own < 0])):
+            if len(fired):
+                assert record["mean"][side] == pytest.approx(
+                    fired.mean().item(), abs=record["largest"][side] / 8000
+                )
+        if not (own != 0).any():
+            assert record["contexts"] == [[], []]
+            continue
+        width = 2.0 ** record["histogram"]["exponent"]
+        assert record["histogram"]["counts"] == plain.dense_histogram(own, width, BINS)
+        assert BINS / 2 * width <= max(record["largest"]) < BINS * width
+        for side in (0, 1):
+            found = record["contexts"][side]
+            wanted = plain.dense_contexts(own, side, CONFIG.contexts)
+            assert [(c["sequence"], c["position"]) for c in found] == [w[:2] for w in wanted]
+            for context, (sequence, position, peak) in zip(found, wanted, strict=True):
+                start = max(0, position - CONFIG.radius)
+                stop = min(tokens.shape[1], position + CONFIG.radius + 1)
+                assert context["before"] == position - start
+                ids = [vocabulary[rank] for rank in context["tokens"]]
+                assert ids == tokens[sequence, start:stop].tolist()
+                assert context["peak"] == pytest.approx(peak, abs=record["largest"][side] / 8000)
+                for said, true in zip(
+                    context["z"], own[sequence, start:stop].tolist(), strict=True
+                ):
+                    step = record["largest"][true < 0] / 63
+                    assert (said == 0) == (true == 0)
+                    assert said * true >= 0
+                    assert abs(said - true) <= step * (0.5001 if abs(true) > step else 1.0)
+
+
+def test_rates_are_those_of_the_census(built: Built, tiny_model: HookedTransformer) -> None:
+    folder, sources, tokens = built
+    sae = sources["abstopk"].load()
+    counted = measure({"abstopk": sae}, tiny_model, tokens, n_loss_sequences=1, batch_size=3)
+    index = site.get(folder, "abstopk/index")
+    whole = counted["abstopk"].census
+    assert unpack(index["positive_count"]) == whole.positive_count.tolist()
+    assert unpack(index["negative_count"]) == whole.negative_count.tolist()
+    facts = {one["name"]: one for one in site.get(folder, "site")["saes"]}
+    assert facts["abstopk"]["n_tokens"] == whole.n_tokens
+    assert (facts["abstopk"]["signed"], facts["topk"]["signed"]) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["abstopk", "topk"])
+def test_the_token_index_is_that_of_a_dense_computation(
+    built: Built, tiny_model: HookedTransformer, name: str
+) -> None:
+    folder, sources, tokens = built
+    z = plain.dense_latents(sources[name].load(), tiny_model, tokens)
+    flat, z = tokens.flatten(), z.flatten(0, 1)
+    largest = torch.stack([z.max(0).values.clamp(min=0), (-z).max(0).values.clamp(min=0)])
+    ids = unpack(site.get(folder, "tokens")["ids"])
+    checked = 0
+    for token in flat.unique().tolist():
+        rank = ids.index(token)
+        packed = site.get(folder, f"{name}/words-{rank // TOKEN_SHARD}")[rank % TOKEN_SHARD]
+        counted, *rest = unpack(packed)
+        first = z[(flat == token).nonzero().squeeze(1)[: CONFIG.occurrences]].double()
+        assert counted == len(first)
+        sides = torch.stack([first.relu(), (-first).relu()])  # [2, occurrences, d_sae]
+        strength = (sides.mean(1) / largest.double().clamp(min=1e-30)).flatten()
+        order = strength.argsort(descending=True, stable=True)[: CONFIG.per_token]
+        wanted = strength[order[strength[order] > 0]]
+        entries = [rest[i : i + 3] for i in range(0, len(rest), 3)]
+        assert len(entries) == len(wanted)
+        for (key, told, n), value in zip(entries, wanted.tolist(), strict=True):
+            latent, side = divmod(key, 2)
+            own = strength[side * z.shape[1] + latent].item()
+            assert own == pytest.approx(value, abs=1e-6)  # of equals either may come first
+            assert abs(told / 127 - own) <= max(0.5001 / 127, 1 / 127 - own)
+            assert n == int((sides[side, :, latent] > 0).sum())
+            checked += 1
+    assert checked > 50
+
+
+def test_neighbours_and_output_tokens_are_those_of_the_whole_matrices(
+    built: Built, tiny_model: HookedTransformer
+) -> None:
+    folder, sources, _ = built
+    decoder = sources["abstopk"].load().W_dec.detach()
+    unit = decoder / decoder.norm(dim=1, keepdim=True)
+    cosine = unit @ unit.T
+    effects = logit_effects(tiny_model, decoder)
+    ids = unpack(site.get(folder, "tokens")["ids"])
+    for latent, packed in enumerate(site.get(folder, "abstopk/latents-0")):
+        record = read_record(packed)
+        others = [i for i in range(len(decoder)) if i != latent]
+        near = sorted(others, key=lambda i: -cosine[latent, i].item())[:3]
+        far = sorted(others, key=lambda i: cosine[latent, i].item())[:3]
+        assert [i for i, _ in record["nearest"]] == near
+        assert [i for i, _ in record["antipodal"]] == far
+        for i, said in record["nearest"] + record["antipodal"]:
+            assert said == pytest.approx(cosine[latent, i].item(), abs=6e-4)
+        top = effects[latent].topk(5)
+        assert [ids[rank] for rank, _ in record["outputs"][0]] == top.indices.tolist()
+        bottom = effects[latent].topk(5, largest=False)
+        assert [ids[rank] for rank, _ in record["outputs"][1]] == bottom.indices.tolist()
+        step = effects[latent].abs().max().item() / 127
+        assert record["outputs"][1][0][1] == pytest.approx(bottom.values[0].item(), abs=step)
+
+
+def test_two_saes_are_compared_by_cosine_and_by_what_fires_together(
+    built: Built, tiny_model: HookedTransformer
+) -> None:
+    folder, sources, tokens = built
+    saes = {name: sources[name].load() for name in ("abstopk", "topk")}
+    a, b = (plain.dense_latents(sae, tiny_model, tokens).flatten(0, 1) for sae in saes.values())
+    units = [torch.nn.functional.normalize(sae.W_dec.detach(), dim=1) for sae in saes.values()]
+    cosine = units[0] @ units[1].T
+    together = 0
+    for latent, packed in enumerate(site.get(folder, "abstopk/with-topk")):
+        numbers = unpack(packed)
+        cells = [numbers[i : i + 6] for i in range(0, len(numbers), 6)]
+        order = cosine[latent].argsort(descending=True)
+        assert [cell[0] for cell in cells] == [*order[:2].tolist(), *order.flip(0)[:2].tolist()]
+        for partner, said, *joint in cells:
+            assert unzigzag(said) / 1000 == pytest.approx(cosine[latent, partner].item(), abs=6e-4)
+            own, other = a[:, latent], b[:, partner]
+            wanted = [
+                int(((own * s > 0) & (other * t > 0)).sum()) for s in (1, -1) for t in (1, -1)
+            ]
+            assert joint == wanted
+            together += sum(joint)
+    assert together > 0
+
+
+def test_a_killed_build_ends_with_the_same_bytes(
+    built: Built,
+    tiny_model: HookedTransformer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, sources, tokens = built
+    config = replace(CONFIG, save_seconds=0.0)
+    read = stream.Pass._add
+    places = iter([2, 3, 0, 99])
+
+    def stopping(self: Any, batch: torch.Tensor) -> None:
+        self.left = getattr(self, "left", None)
+        if self.left is None:
+            self.left = next(places)
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        read(self, batch)
+
+    monkeypatch.setattr(stream.Pass, "_add", stopping)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
+    assert not (tmp_path / "out/index.html").exists()
+    page = build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
+    assert digests(tmp_path / "out") == digests(whole)
+    before = page.stat().st_mtime_ns  # a finished build is left as it is
+    build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
+    assert page.stat().st_mtime_ns == before
+
+
+def test_a_pass_of_other_text_is_not_taken_up(
+    built: Built,
+    tiny_model: HookedTransformer,
+    tmp_path: Path,
+) -> None:
+    _, sources, tokens = built
+    source = [sources["abstopk"]]
+    build(source, tiny_model, CONFIG, tmp_path / "out", tokens)
+    first = site.get(tmp_path / "out", "abstopk/index")
+    other = tokens.flip(1).contiguous()
+    build(source, tiny_model, CONFIG, tmp_path / "out", other)
+    assert site.get(tmp_path / "out", "abstopk/index") != first
+
+
+def test_nothing_of_a_strangers_folder_is_touched(
+    built: Built,
+    tiny_model: HookedTransformer,
+    tmp_path: Path,
+) -> None:
+    _, sources, tokens = built
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        build([sources["topk"]], tiny_model, CONFIG, tmp_path, tokens)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_saes_of_two_hooks_are_refused(tiny_model: HookedTransformer, tmp_path: Path) -> None:
+    hooks = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+    sources = [plain.save(f"sae{i}", tmp_path, "topk", hook=hook) for i, hook in enumerate(hooks)]
+    with pytest.raises(DataError, match="one hook"):
+        build(sources, tiny_model, CONFIG, tmp_path / "out", plain.some_text(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("radius", 16), ("contexts", 0), ("tokens", 130), ("per_token", 0)]
+)
+def test_sizes_that_cannot_be_are_refused(field: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"{field}={value}"):
+        ExplorerConfig(**cast("dict[str, Any]", {field: value}))

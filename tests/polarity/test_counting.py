@@ -99,7 +99,7 @@ def test_from_dict_refuses_what_is_no_census():
     values = counted(LATENTS).to_dict()
     with pytest.raises(DataError, match="negative_max"):
         Census.from_dict({key: value for key, value in values.items() if key != "negative_max"})
-    with pytest.raises(DataError, match="one length"):
+    with pytest.raises(DataError, match="the same length"):
         Census.from_dict({**values, "positive_mean": [1.0]})
 
 

@@ -75,10 +75,10 @@ def run_cells(
         run: called as `run(params, directory)`; must write `directory / result`. On a cluster it
             is pickled: a function of a module below `recipes`.
         output: cells live in `output/cells/NAME`, an `error.txt` in those that failed.
-        cluster: None for in sequence in this process, "auto", or the address of a Ray cluster.
+        cluster: None to run in sequence in this process, "auto", or the address of a Ray cluster.
         result: the file, relative to the cell's directory, that says a cell is done.
         resources: what a cell takes, and how often one that failed or died is started again.
-        only: shell pattern of the names to run now: a recipe in parts.
+        only: shell pattern of the names to run now, to run a recipe in parts.
 
     Returns:
         Whether all cells are done, also those that `only` left out.
@@ -163,7 +163,7 @@ def run_config(options: Options, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) -> None:
-    """Run one cell here, its seeds and threads set: neither order nor process matters to it."""
+    """Run one cell here with its own seeds and threads, whatever the order or the process."""
     claim_output(directory)
     write_json(directory / PARAMS_FILE, cell.params)
     with _threads_and_seeds(threads, seed=zlib.crc32(cell.name.encode())):
@@ -174,7 +174,7 @@ def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) ->
 
 
 def _in_sequence(cells: Sequence[Cell], job: _Job) -> Iterator[tuple[Cell, str | None]]:
-    """Yield each cell and its error's traceback, None where it is done."""
+    """Yield each cell and its error's traceback, or None if it is done."""
     for cell in cells:
         error = None
         for _ in range(1 + job.resources.retries):
@@ -202,7 +202,7 @@ def _on_ray(cells: Sequence[Cell], job: _Job, cluster: str) -> Iterator[tuple[Ce
         address=None if cluster == "auto" else cluster,
         # Ray copies the recipes to every worker, which need not have the clone.
         runtime_env={"py_modules": [recipes], "excludes": ["results"]},
-        log_to_driver=False,  # the progress bars of many cells at once help nobody
+        log_to_driver=False,  # the progress bars of many cells at once are no help
     )
     try:
         task = ray.remote(run_one).options(

@@ -30,7 +30,7 @@ class Mean(NamedTuple):
         return self.shown(4)
 
     def shown(self, digits: int) -> str:
-        """`+0.0123 ± 0.0004`; without the error where there is none."""
+        """`+0.0123 ± 0.0004`; without the error if it is None."""
         error = "" if self.error is None else f" ± {self.error:.{digits}f}"
         return f"{self.mean:+.{digits}f}{error}"
 
@@ -46,10 +46,10 @@ class Interval(NamedTuple):
 class MetTargets(NamedTuple):
     """How many SAEs have the L0 they were asked for."""
 
-    met: int  # of them, within L0_TOLERANCE
-    n: int  # SAEs
+    met: int  # SAEs within L0_TOLERANCE of their target
+    n: int  # all SAEs
     furthest: float  # largest relative distance from a target
-    name: str  # of the SAE it is of; "" where rows have no names
+    name: str  # the SAE at that distance; "" if rows have no names
 
 
 def select(rows: Sequence[Row], **where: Any) -> list[Row]:
@@ -64,7 +64,7 @@ def matched_differences(
 
     Args:
         ours: at most one row for each value of `by`.
-        theirs: the same of the other kind; what only one of the two has is left out.
+        theirs: likewise for the other kind; values that only one of the two has are left out.
         metric: field that is subtracted.
         by: fields that a pair shares.
     """

@@ -55,7 +55,7 @@ class CensusConfig(Resources):
     context_size: int  # tokens in a sequence
     sequences: int  # held-out sequences
     seed: int  # of the held-out split
-    min_count: int  # tokens a side of a latent must fire on to be given a slope
+    min_count: int  # tokens that a side of a latent must fire on to get a slope
     d_ins: tuple[int, ...]  # widths of the activations in the parameter accounting
     widths: tuple[int, ...]  # d_sae in the parameter accounting
     device: str = "cpu"  # of the language model and the SAEs
@@ -189,7 +189,7 @@ def count_hook(params: Mapping[str, Any], directory: Path) -> None:
 
 
 class Calibration:
-    """Slope of the best coefficient of a latent's direction on the latent, one side at a time.
+    """Slope of the best coefficient of a latent's direction on the latent, per side.
 
     With the other latents as they are, the coefficient of `d_i = W_dec_i` that fits a token best is
     `a_i = z_i + <x - xhat, d_i> / |d_i|^2`. The slope of `a_i` on `z_i` through the origin,

@@ -9,6 +9,7 @@ import torch
 
 from recipes.common.claims import Claim, claims_table, verdict, write_claims
 from recipes.sagsae import parameters
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, PREFIX
 from sae_lens_bipolar.files.atomic import read_json
 from sae_lens_bipolar.polarity.counting import Census
 from sae_lens_bipolar.reports import drawing, figures
@@ -18,7 +19,6 @@ Rows = Sequence[Mapping[str, Any]]
 CENSUS = "results/census.json"  # one row per SAE
 PARAMETERS = "results/parameters.json"  # one row per kind, d_in and d_sae
 
-SIGNED = ("sign_aware_gated", "abstopk")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHARES = np.round(np.linspace(0, 1, 51), 2)  # where curves are tabulated
 
@@ -31,6 +31,12 @@ def report(output: Path) -> str:
     for plot in (draw_concentration(rows), draw_slopes(rows), draw_break_even()):
         figures.save(plot, output / "report")
     return claims_table(verdicts)
+
+
+def is_signed(architecture: str) -> bool:
+    """Whether the record of an architecture says so; False without a record."""
+    record = ARCHITECTURES.get(architecture.removeprefix(PREFIX))
+    return record is not None and record.signed
 
 
 def summarise(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def claims(rows: Rows, costs: Rows) -> list[Claim]:
 
 def draw_concentration(rows: Rows) -> figures.Plot:
     """Share of two-sided use against the share of latents that hold it, one panel per hook."""
-    signed = [row for row in rows if row["architecture"] in SIGNED] or list(rows)
+    signed = [row for row in rows if is_signed(row["architecture"])] or list(rows)
     hooks = list(dict.fromkeys(row["hook_name"] for row in signed))
     data = []
     with drawing.style():

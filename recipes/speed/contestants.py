@@ -42,7 +42,7 @@ class Options:
     device: str = "cpu"
     autocast: bool = False  # SAELens's bfloat16 autocast
     batch: int | None = None  # samples per step, in place of the shape's own
-    l0: int = 48  # mean L0 of those without a k of their own; SAELens's gated is dense at any
+    l0: int = 48  # mean L0 of SAEs without a k; SAELens's gated SAE is dense at any
     memory: bool = True  # measure peak memory, one process per contestant
 
 
@@ -103,7 +103,7 @@ def sparsify_step(shape: Shape, options: Options) -> Step:
 
 
 def comparisons() -> list[tuple[str, str]]:
-    """Ours, and what it is held against: every record that names its counterpart in SAELens."""
+    """Ours and what it is compared with, for every record that names its counterpart in SAELens."""
     pairs = [
         (f"our {record.name}", f"SAELens {record.timed_beside[1].architecture()}")
         for record in ARCHITECTURES.values()
@@ -113,7 +113,7 @@ def comparisons() -> list[tuple[str, str]]:
 
 
 def make_sae(name: str, shape: Shape, options: Options) -> TrainingSAE[Any]:
-    """One of ours, or the counterpart of one, with about the same number of active latents.
+    """An SAE of ours or its counterpart, with about the same number of active latents.
 
     Raises:
         KeyError: if no record knows the contestant.

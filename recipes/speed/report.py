@@ -29,7 +29,7 @@ def lines_of_memory(shape: str, extra_peak_bytes: dict[str, int]) -> str:
 
 
 def draw(shapes: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of the median step, one panel per shape, ours beside what it is held against."""
+    """Bars of the median step, one panel per shape, ours beside its counterpart."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1 + 4 * len(shapes), 4.5), layout="constrained")

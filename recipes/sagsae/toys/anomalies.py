@@ -5,7 +5,8 @@ feature moved to the opposite side of its axis. SAEs are trained on data in whic
 are unseen, or rare, under a budget of latents given as a multiple of the number of axes. Two scores
 detect anomalies: `latents` reads the code (which latents point to the opposite sides of the known
 axes, and how strongly they fire; see `anomaly_scores`), `error` is the squared reconstruction
-error, which needs no axes and cannot say what is anomalous. In kind: figure 5 of arXiv 2605.28149.
+error, which needs no axes and cannot say what is anomalous. It follows figure 5 of arXiv
+2605.28149.
 """
 
 from collections.abc import Sequence
@@ -40,10 +41,10 @@ class Anomalies:
     budgets: tuple[float, ...]  # H as a multiple of n_axes
     negative_shares: tuple[float, ...] = (0.0, 0.02)  # of firings in training; 0: unseen
     false_positives: float = 0.01  # rate at which detection is read off
-    direction_cosine: float = 0.7  # from which on a latent points to a known direction
+    direction_cosine: float = 0.7  # least cosine at which a latent points to a known direction
     n_axes: int = 16
     d_in: int = 16
-    active: float = 2.0  # true L0; the target too, down to one latent an axis
+    active: float = 2.0  # true L0; also the target, while there is a latent per axis
 
     def __post_init__(self) -> None:
         require_number(self.false_positives, "false_positives", 0, maximum=1)
@@ -99,7 +100,7 @@ def _by_error(cell: ToyCell, seen: Observation, x: torch.Tensor) -> torch.Tensor
 
 
 def figures(rows: Sequence[Row]) -> list[Plot]:
-    """ROC area and detection against the budget (figure 5), a row of panels for each share."""
+    """ROC area and detection against the budget (figure 5), one row of panels per share."""
     shares = sorted({row["negative_share"] for row in rows})
     columns = {
         "roc_area_latents": "ROC area, latents",

@@ -22,7 +22,7 @@ class Carriers(NamedTuple):
     """For every ray, `[2 n_axes]`: which latent carries it, on which side, and how much of it."""
 
     latent: torch.Tensor
-    side: torch.Tensor  # +1, -1, or 0 where no latent carries any of it
+    side: torch.Tensor  # +1, -1, or 0 if no latent carries any of it
     part: torch.Tensor
 
 
@@ -94,7 +94,7 @@ def calibration_slopes(
 def anomaly_scores(
     latents: torch.Tensor, W_dec: torch.Tensor, rays: torch.Tensor, cosine: float
 ) -> torch.Tensor:
-    """How strongly the code says that some of `rays` is present, `[tokens]`.
+    """How strongly the code says that one of `rays` is present, `[tokens]`.
 
     The largest `relu(+-z_j) |W_dec_j|` over the sides of latents whose decoder direction,
     `+-W_dec_j`, has at least `cosine` with one of `rays`; 0 where none has.

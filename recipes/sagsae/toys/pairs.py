@@ -1,15 +1,15 @@
-"""Protocol C, anticorrelated pairs: is a pair of opposite features carried by one latent or two?
+"""Protocol C, anticorrelated pairs: does one latent carry a pair of opposite features, or do two?
 
-Three sweeps share a budget of one latent a pair (H): over superposition (features per dimension),
+Three sweeps share a budget of one latent per pair (H): over superposition (features per dimension),
 over the within-pair correlation rho, and one world in the plane for the picture. A pair is
-*consolidated* where one latent is the carrier of both its rays, with opposite signs; in the
+*consolidated* if one latent is the carrier of both its rays, with opposite signs; in the
 thresholded rate that latent must also carry a stated part of both. A non-negative latent cannot
-consolidate whatever it learns, so beside the rate stands how many latents a carried pair takes. In
-kind: figures 6 to 10 of arXiv 2605.28149.
+consolidate, whatever it learns, so the share of pairs on two latents is given beside the rate. The
+protocol follows figures 6 to 10 of arXiv 2605.28149.
 
 In the plane one pair is on at a time, since two cannot be told apart there, and three axes stand 60
-degrees apart: of four, at 45, a latent's neighbours project to 0.71 of their magnitude, and with
-magnitudes that vary by 30% no threshold separates those from its own.
+degrees apart. With four axes, 45 degrees apart, a latent's neighbours would project to 0.71 of
+their magnitude, and with magnitudes that vary by 30% no threshold separates those from its own.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Protocol A, the polarity dial: signed axes whose two sides have different gains.
 
 Every axis has gain 1 on its positive side and a setting of the dial, `g`, on its negative side. The
-SAE is swept over L0; measured are the reconstruction error and, side by side, the calibration slope
-of each ray's carrier against the true gain. In kind: figures 4 and 11 of arXiv 2605.28149, whose
-settings are not public; the dial's settings, widths and sizes are ours.
+SAE is swept over L0. The protocol measures the reconstruction error and, per side, the calibration
+slope of each ray's carrier against the true gain. It follows figures 4 and 11 of arXiv 2605.28149,
+whose settings are not public; the dial's settings, widths and sizes are ours.
 """
 
 from collections.abc import Sequence

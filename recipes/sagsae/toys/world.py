@@ -35,7 +35,7 @@ class World:
     active: float = 2.0  # pairs switched on in a token, on average
     correlation: float = -1.0  # rho within a pair that is on, in [-1, 0]
     negative_share: float = 0.5  # probability of the negative side in a pair that is on
-    negative_gains: tuple[float, ...] = (1.0,)  # g, axis by axis, over and over
+    negative_gains: tuple[float, ...] = (1.0,)  # g per axis, repeated until every axis has one
     magnitude_std: float = 0.3  # of a firing feature, around the mean 1
     one_at_a_time: bool = False  # exactly one pair is on in every token; active must be 1
 
@@ -66,9 +66,9 @@ class World:
 
     @property
     def l0(self) -> float:
-        """Axes along which a token's activations are not 0, on average: what a code must show.
+        """Mean number of axes along which a token is not 0: the L0 of a right code.
 
-        Where both sides of a pair fire, `x` holds their difference only; so it is `active` times
+        If both sides of a pair fire, `x` holds their difference only; so this is `active` times
         `1 - P(neither fires)`, and for a copula of two fair sides `P(neither) = 1/4 + asin(rho) / 2
         pi`.
         """

@@ -31,6 +31,7 @@ RECORD = Architecture(
     signed=True,
     training=(AbsTopKTrainingSAE, abstopk_sae.AbsTopKTrainingSAEConfig),
     takes_over=True,
+    saelens_from="6.53",
     sides=_sides,
     at_l0=lambda d_sae, l0: {"k": l0},
     timed_beside=(abstopk_sae.AbsTopKTrainingSAE, abstopk_sae.AbsTopKTrainingSAEConfig),

@@ -48,6 +48,21 @@ class Sides:
     threshold: tuple[torch.Tensor, torch.Tensor] | None = None  # in units of p; None: top-k
 
 
+@dataclass(frozen=True, eq=False)
+class OneSided:
+    """Non-negative latents with one affine encoder, which `merge` can fold into signed latents.
+
+        p = (x - b_dec) W_enc + bias            z = relu(p) [p > threshold]
+
+    Without thresholds, `z` is `relu(p)` on the `k` largest of `p`.
+    """
+
+    W_enc: torch.Tensor  # [d_in, d_sae]
+    bias: torch.Tensor  # [d_sae]
+    threshold: torch.Tensor | None  # [d_sae], at least 0; None: top-k
+    free_scale: bool  # whether scaling W_enc, bias, threshold and inversely W_dec changes nothing
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What one name of SAELens's registry stands for.
@@ -66,9 +81,12 @@ class Architecture:
     inference: "InferenceClasses | None" = None  # None: SAELens's own, or saved as another one
     takes_over: bool = False  # replaces SAELens's own training class of that name
     sides: Callable[[Any], Sides] | None = None  # of an inference SAE; None: no split in SAELens
+    one_sided: Callable[[Any], OneSided] | None = None  # likewise; None: no merge
     at_l0: Callable[[int, int], dict[str, Any]] | None = None  # (d_sae, L0) -> training fields
     timed_beside: "TrainingClasses | None" = None  # SAELens's counterpart, in the speed benchmark
     options: Callable[[Config], dict[str, Any]] | None = None  # facts that a configuration changes
+    saelens_from: str = ""  # the first SAELens that loads published weights; "": all, or none
+    caveat: str = ""  # a sentence that the model card adds to the known limits, in Markdown
 
     def __post_init__(self) -> None:
         for field in ("name", "title", "formula", "source"):

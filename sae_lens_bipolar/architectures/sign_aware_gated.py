@@ -295,4 +295,6 @@ RECORD = Architecture(
     at_l0=lambda d_sae, l0: {"threshold_init_l0": l0},
     timed_beside=(GatedTrainingSAE, GatedTrainingSAEConfig),
     options=_options,
+    caveat="The equations of sign_aware_gated are a reading of the paper's public text, which "
+    "gives the parts but not the formulas.",
 )

@@ -4,8 +4,12 @@ Their latents are all non-negative, so each is its own polarity split. (`abstopk
 too, has its record in `abstopk`.)
 """
 
+from typing import Any
+
+import torch
+
 from sae_lens_bipolar.architectures.citations import GATED, JUMPRELU, TOPK
-from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
+from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture, OneSided
 
 _RELU = f"{LINEAR}z    = relu(u)\n"
 _JUMP = f"{LINEAR}z    = relu(u) where u > threshold, else 0\n"
@@ -24,6 +28,26 @@ def _transcoder(name: str, title: str, encoder: str, decoder: str) -> Architectu
     )
 
 
+def _standard(sae: Any) -> OneSided:
+    return OneSided(sae.W_enc, sae.b_enc, torch.zeros_like(sae.b_enc), free_scale=True)
+
+
+def _topk(sae: Any) -> OneSided:
+    free_scale = sae.cfg.rescale_acts_by_decoder_norm
+    return OneSided(sae.W_enc, sae.b_enc, threshold=None, free_scale=free_scale)
+
+
+def _jumprelu(sae: Any) -> OneSided:
+    return OneSided(sae.W_enc, sae.b_enc, sae.threshold.clamp(min=0), free_scale=True)
+
+
+def _gated(sae: Any) -> OneSided:
+    # The gate opens where v > -b_gate, that is where the magnitude exceeds its value there.
+    gain = sae.r_mag.exp()
+    threshold = (sae.b_mag - gain * sae.b_gate).clamp(min=0)
+    return OneSided(sae.W_enc * gain, sae.b_mag, threshold, free_scale=True)
+
+
 RECORDS = (
     Architecture(
         name="standard",
@@ -32,6 +56,7 @@ RECORDS = (
         source="arXiv 2309.08600",
         cites=(),
         signed=False,
+        one_sided=_standard,
     ),
     Architecture(
         name="topk",
@@ -40,6 +65,7 @@ RECORDS = (
         source="arXiv 2406.04093",
         cites=(TOPK,),
         signed=False,
+        one_sided=_topk,
     ),
     Architecture(
         name="jumprelu",
@@ -48,6 +74,7 @@ RECORDS = (
         source="arXiv 2407.14435",
         cites=(JUMPRELU,),
         signed=False,
+        one_sided=_jumprelu,
     ),
     Architecture(
         name="gated",
@@ -57,6 +84,7 @@ RECORDS = (
         source="arXiv 2404.16014",
         cites=(GATED,),
         signed=False,
+        one_sided=_gated,
     ),
     Architecture(
         name="matching_pursuit",

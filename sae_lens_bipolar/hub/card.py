@@ -121,6 +121,7 @@ def _row(sae: StagedSAE) -> dict[str, Any]:
         "sparsity": _sparsity(sae),
         "signed": record_of(sae.config).signed,
         "needs_package": sae.needs_package,
+        "saelens_from": record_of(sae.config).saelens_from,
     }
 
 

@@ -1,5 +1,6 @@
 """What the model card says the published SAEs cannot do, or was not measured."""
 
+from sae_lens_bipolar.architectures.registry import record_of
 from sae_lens_bipolar.hub.quoting import Quoted, codes
 from sae_lens_bipolar.hub.staging import Staged
 from sae_lens_bipolar.inputs.models import BUNDLED
@@ -50,9 +51,5 @@ def known_limits(staged: Staged, any_signed: bool) -> list[Quoted]:
     alone = [sae.id for sae in saes if sae.needs_package and not sae.split_id]
     if alone:
         limits.append(f"{codes(alone)}: no split is published, so this package is needed.")
-    if any(sae.architecture == "sign_aware_gated" for sae in saes):
-        limits.append(
-            "The equations of sign_aware_gated are a reading of the paper's public text, which "
-            "gives the parts but not the formulas."
-        )
+    limits += dict.fromkeys(said for sae in saes if (said := record_of(sae.config).caveat))
     return list(map(Quoted, limits))

@@ -4,20 +4,18 @@ A pair is two latents whose decoder rows, and whose encoder columns, point in op
 Activations from the caller show what a pair loses when its two directions become one.
 """
 
+import copy
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any, Literal
 
 import torch
-from sae_lens.saes.gated_sae import GatedSAE
-from sae_lens.saes.jumprelu_sae import JumpReLUSAE
 from sae_lens.saes.sae import SAE, SAEConfig
-from sae_lens.saes.standard_sae import StandardSAE
-from sae_lens.saes.topk_sae import TopKSAE
 from torch.nn.functional import normalize
 
 from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAE, BiJumpReLUSAEConfig
 from sae_lens_bipolar.architectures.bi_topk import BiTopKSAE, BiTopKSAEConfig
+from sae_lens_bipolar.architectures.record import OneSided
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, record_of
 from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedSAE,
     SignAwareGatedSAEConfig,
@@ -100,11 +98,12 @@ def merge(
         raise ConfigError(
             f"{source.cfg.architecture()!r} is signed already; merge folds a non-negative SAE"
         )
-    form = _one_sided(source)
+    wide = _widened(source)
+    form = _one_sided(wide)
     if form.threshold is None and target is not None:
         raise ConfigError(f"target is {target!r}, but a TopK SAE can only become bi_topk")
-    matched = antipodal_pairs(form.W_enc.T, form.W_dec, cosine_threshold, encoder_cosine_threshold)
-    sides = _fold(form, matched.pairs)
+    matched = antipodal_pairs(form.W_enc.T, wide.W_dec, cosine_threshold, encoder_cosine_threshold)
+    sides = _fold(form, wide.W_dec, matched.pairs)
     merged = (
         _to_bi_topk(source, sides) if form.threshold is None else _to_jump(source, sides, target)
     )
@@ -121,53 +120,21 @@ def merge(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _OneSided:
-    """`relu(pre) * 1[pre > threshold]`, `pre = x W_enc + b`; `threshold` None: TopK of `pre`."""
-
-    W_enc: torch.Tensor
-    b: torch.Tensor
-    threshold: torch.Tensor | None
-    W_dec: torch.Tensor
-    free_scale: bool  # whether scaling W_enc, b, threshold and inversely W_dec changes nothing
-
-
-@singledispatch
-def _one_sided(sae: SAE[Any]) -> _OneSided:
-    raise ConfigError(
-        f"merge needs an SAE with one affine encoder: topk, standard, jumprelu or gated; got "
-        f"{sae.cfg.architecture()!r}"
-    )
+def _one_sided(sae: SAE[Any]) -> OneSided:
+    form = record_of(sae.cfg.to_dict()).one_sided
+    if form is None:
+        known = [record.name for record in ARCHITECTURES.values() if record.one_sided is not None]
+        raise ConfigError(
+            f"merge needs an SAE with one affine encoder: {', '.join(known)}; got "
+            f"{sae.cfg.architecture()!r}"
+        )
+    return form(sae)
 
 
-@_one_sided.register
-def _(sae: TopKSAE) -> _OneSided:
-    free_scale = sae.cfg.rescale_acts_by_decoder_norm
-    return _OneSided(_wide(sae.W_enc), _wide(sae.b_enc), None, _wide(sae.W_dec), free_scale)
-
-
-@_one_sided.register
-def _(sae: JumpReLUSAE) -> _OneSided:
-    threshold = _wide(sae.threshold).clamp(min=0)
-    return _OneSided(_wide(sae.W_enc), _wide(sae.b_enc), threshold, _wide(sae.W_dec), True)
-
-
-@_one_sided.register
-def _(sae: StandardSAE) -> _OneSided:
-    b = _wide(sae.b_enc)
-    return _OneSided(_wide(sae.W_enc), b, torch.zeros_like(b), _wide(sae.W_dec), True)
-
-
-@_one_sided.register
-def _(sae: GatedSAE) -> _OneSided:
-    # The gate opens where x W_enc > -b_gate, that is where the magnitude passes its value there.
-    gain, b = _wide(sae.r_mag).exp(), _wide(sae.b_mag)
-    threshold = (b - gain * _wide(sae.b_gate)).clamp(min=0)
-    return _OneSided(_wide(sae.W_enc) * gain, b, threshold, _wide(sae.W_dec), True)
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+def _widened(sae: SAE[Any]) -> SAE[Any]:
+    """`sae` in float32 if it is in half precision."""
+    wide = torch.promote_types(sae.dtype, torch.float32)
+    return sae if sae.dtype == wide else copy.deepcopy(sae).to(wide)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +150,8 @@ class _TwoSided:
     gain: torch.Tensor  # [2, width]: norm of each side's encoder along the shared direction
 
 
-def _fold(form: _OneSided, pairs: torch.Tensor) -> _TwoSided:
-    d_sae, device = len(form.b), form.b.device
+def _fold(form: OneSided, decoder: torch.Tensor, pairs: torch.Tensor) -> _TwoSided:
+    d_sae, device = len(form.bias), form.bias.device
     i, j = pairs.to(device).unbind(dim=1)
     partner = torch.full((d_sae,), -1, dtype=torch.long, device=device)
     partner[i] = j
@@ -194,13 +161,13 @@ def _fold(form: _OneSided, pairs: torch.Tensor) -> _TwoSided:
     paired = partner[first] >= 0
     i, j = first[paired], partner[first[paired]]
 
-    scale = torch.ones_like(form.b)
+    scale = torch.ones_like(form.bias)
     if form.free_scale:
-        norms = form.W_dec.norm(dim=1)
+        norms = decoder.norm(dim=1)
         scale[i] = (norms[i] / norms[j]).sqrt()
         scale[j] = 1 / scale[i]
-    W_dec = form.W_dec[first]
-    W_dec[paired] = (form.W_dec[i] / scale[i, None] - form.W_dec[j] / scale[j, None]) / 2
+    W_dec = decoder[first]
+    W_dec[paired] = (decoder[i] / scale[i, None] - decoder[j] / scale[j, None]) / 2
     positive, negative = form.W_enc[:, i] * scale[i], form.W_enc[:, j] * scale[j]
     W_enc = form.W_enc[:, first]
     W_enc[:, paired] = (positive - negative) / 2
@@ -219,7 +186,7 @@ def _fold(form: _OneSided, pairs: torch.Tensor) -> _TwoSided:
         paired=paired,
         W_enc=W_enc,
         W_dec=W_dec,
-        b=per_side(form.b, 0.0),
+        b=per_side(form.bias, 0.0),
         threshold=None if form.threshold is None else per_side(form.threshold, torch.inf),
         gain=gain,
     )

@@ -9,13 +9,14 @@ import pytest
 import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKTrainingSAEConfig
 from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAE as StockAbsTopK
-from sae_lens.saes.sae import SAE, SAEMetadata, TrainStepInput
+from sae_lens.saes.sae import SAE, SAEMetadata
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
 from sae_lens_bipolar.sparse.deferred import SparseLatents
+from tests.architectures.family import step_input
 
 D_IN, D_SAE, K = 8, 64, 4
 
@@ -34,9 +35,7 @@ def trained(rescale: bool = True, steps: int = 5) -> AbsTopKTrainingSAE:
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.05)
     for step in range(steps):
         with sparse.mode("sparse"):
-            output = sae.training_forward_pass(
-                TrainStepInput(torch.randn(32, D_IN), {}, None, step, is_logging_step=False)
-            )
+            output = sae.training_forward_pass(step_input(torch.randn(32, D_IN), step=step))
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -54,7 +53,7 @@ def test_by_hand() -> None:
         sae.b_dec.copy_(torch.tensor([0.25, 0.5]))
     x = torch.tensor([[1.25, 1.5]])
     with sparse.mode("sparse"):
-        out = sae.training_forward_pass(TrainStepInput(x, {}, None, 0, is_logging_step=False))
+        out = sae.training_forward_pass(step_input(x))
     assert isinstance(out.feature_acts, SparseLatents)
     assert out.feature_acts.tolist() == [[0.0, -4.0, 2.5, 0.0]]
     assert out.hidden_pre.tolist() == [[1.0, -4.0, 2.5, -2.0]]

@@ -33,7 +33,6 @@ from sae_lens.saes.sae import (
     SAEConfig,
     TrainCoefficientConfig,
     TrainingSAEConfig,
-    TrainStepInput,
     TrainStepOutput,
 )
 from sae_lens.synthetic import (
@@ -53,6 +52,7 @@ from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import tokenizer_of
 from sae_lens_bipolar.polarity import census, is_signed, signed_latents, split, split_latents
 from tests.architecture_list import ARCHITECTURE_LIST, Entry
+from tests.architectures.family import step_input
 
 HOOK = "blocks.0.hook_mlp_out"
 D_IN, D_SAE, BATCH, STEPS, CONTEXT = 32, 128, 64, 24, 16
@@ -460,7 +460,7 @@ def step(sae: TrainingSAE[Any], x: torch.Tensor, i: int = 0) -> TrainStepOutput:
     }
     sae.zero_grad()
     dead = torch.arange(D_SAE) % 3 == 0
-    output = sae.training_forward_pass(TrainStepInput(x, coefficients, dead, i, False))
+    output = sae.training_forward_pass(step_input(x, dead, i, **coefficients))
     output.loss.backward()
     return output
 

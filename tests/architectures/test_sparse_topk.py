@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from sae_lens.registry import get_sae_training_class
-from sae_lens.saes.sae import SAE, TrainingSAE, TrainingSAEConfig, TrainStepInput
+from sae_lens.saes.sae import SAE, TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE
 from sae_lens.saes.topk_sae import TopKTrainingSAE as StockTopK
 from torch.testing import assert_close
@@ -19,6 +19,7 @@ from sae_lens_bipolar.architectures.sparse_topk import (
 )
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.sparse.deferred import SparseLatents
+from tests.architectures.family import step_input
 
 
 def make(**options: object) -> SparseTopKTrainingSAE:
@@ -63,7 +64,7 @@ def test_negative_latents_never_fire() -> None:
         sae.b_enc.fill_(-100.0)
     x = torch.randn(30, 8)
     with sparse.mode("sparse"):
-        output = sae.training_forward_pass(TrainStepInput(x, {}, None, 0, is_logging_step=False))
+        output = sae.training_forward_pass(step_input(x))
     assert isinstance(output.feature_acts, SparseLatents)
     assert output.feature_acts.bool().float().sum(0).sum() == 0
     output.loss.backward()

@@ -5,18 +5,19 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
-from sae_lens.saes.sae import TrainStepInput
 
 from sae_lens_bipolar.cli.train import parse, train
 from sae_lens_bipolar.errors import BipolarError, CheckpointError
 from sae_lens_bipolar.runs.checkpoints import load_sae, seal_checkpoint
 from tests.architecture_list import ARCHITECTURE_LIST, Entry
+from tests.architectures.family import step_input
 from tests.faults.fuzz_cases import ConfigCase, configs, copy_of, damage, yaml_files
 from tests.hub.published_run import D_IN as RUN_D_IN
 from tests.hub.published_run import NAMES, write_run
@@ -49,15 +50,9 @@ def use(case: ConfigCase, target: Path) -> None:
     batch = torch.randn(32, cfg.d_in).to(sae.W_dec.dtype)
     if cfg.reshape_activations == "hook_z":
         batch = batch.unsqueeze(1)
-    output = sae.training_forward_pass(
-        TrainStepInput(
-            sae_in=batch,
-            coefficients=dict.fromkeys(sae.get_coefficients(), 1.0),
-            dead_neuron_mask=torch.zeros(cfg.d_sae, dtype=torch.bool),
-            n_training_steps=0,
-            is_logging_step=True,
-        )
-    )
+    none_dead = torch.zeros(cfg.d_sae, dtype=torch.bool)
+    one_step = step_input(batch, none_dead, **dict.fromkeys(sae.get_coefficients(), 1.0))
+    output = sae.training_forward_pass(replace(one_step, is_logging_step=True))
     output.loss.backward()
     sae.save_inference_model(target)
     saved = load_sae(target)

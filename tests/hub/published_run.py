@@ -9,14 +9,18 @@ import torch
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from safetensors.torch import save_file
 
+from sae_lens_bipolar.architectures.registry import find
 from sae_lens_bipolar.files.digests import checkpoint_digest
 from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import BenchConfig
 from tests.architecture_list import ARCHITECTURE_LIST
 
 D_IN, D_SAE = 8, 24
-SIGNED = ("abstopk", "bi_jumprelu", "bi_topk", "sign_aware_gated", "unrolled_abstopk")
-NAMES = (*SIGNED, "gated", "topk")
+NAMES = (
+    *("abstopk", "bi_jumprelu", "bi_topk", "sign_aware_gated", "unrolled_abstopk"),
+    *("gated", "topk"),
+)
+SIGNED = tuple(name for name in NAMES if find(name).signed)
 METADATA = {
     "model_name": "smollm2-135m-instruct",
     "hook_name": "blocks.12.hook_resid_post",

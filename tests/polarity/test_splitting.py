@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -292,35 +293,30 @@ def test_folding_a_whitening_commutes(name, apply_b_dec):
 
 # --- training SAEs ---
 
-COMMON = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float64"}
+COMMON: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float64"}
+
+
+TOP_K: dict[str, Any] = {"k": 4, **COMMON}
+TRAINED: dict[str, Callable[[], TrainingSAE[Any]]] = {
+    "stock abstopk": lambda: StockAbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**TOP_K)),
+    "abstopk": lambda: AbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**TOP_K)),
+    "abstopk, unscaled": lambda: AbsTopKTrainingSAE(
+        AbsTopKTrainingSAEConfig(rescale_acts_by_decoder_norm=False, **TOP_K)
+    ),
+    "bi_topk": lambda: BiTopKTrainingSAE(BiTopKTrainingSAEConfig(**TOP_K)),
+    "bi_jumprelu": lambda: BiJumpReLUTrainingSAE(BiJumpReLUTrainingSAEConfig(**COMMON)),
+    "batch_abstopk": lambda: BatchAbsTopKTrainingSAE(BatchAbsTopKTrainingSAEConfig(**TOP_K)),
+    "matryoshka_batch_abstopk": lambda: MatryoshkaBatchAbsTopKTrainingSAE(
+        MatryoshkaBatchAbsTopKTrainingSAEConfig(matryoshka_widths=[8, D_SAE], **TOP_K)
+    ),
+    "sign_aware_gated": lambda: SignAwareGatedTrainingSAE(
+        SignAwareGatedTrainingSAEConfig(symmetry="none", **COMMON)
+    ),
+}
 
 
 def training_sae(name: str) -> TrainingSAE[Any]:
-    k = {"k": 4, **COMMON}
-    return randomise(
-        {
-            "stock abstopk": lambda: StockAbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**k)),
-            "abstopk": lambda: AbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**k)),
-            "abstopk, unscaled": lambda: AbsTopKTrainingSAE(
-                AbsTopKTrainingSAEConfig(rescale_acts_by_decoder_norm=False, **k)
-            ),
-            "bi_topk": lambda: BiTopKTrainingSAE(BiTopKTrainingSAEConfig(**k)),
-            "bi_jumprelu": lambda: BiJumpReLUTrainingSAE(BiJumpReLUTrainingSAEConfig(**COMMON)),
-            "batch_abstopk": lambda: BatchAbsTopKTrainingSAE(BatchAbsTopKTrainingSAEConfig(**k)),
-            "matryoshka_batch_abstopk": lambda: MatryoshkaBatchAbsTopKTrainingSAE(
-                MatryoshkaBatchAbsTopKTrainingSAEConfig(matryoshka_widths=[8, D_SAE], **k)
-            ),
-            "sign_aware_gated": lambda: SignAwareGatedTrainingSAE(
-                SignAwareGatedTrainingSAEConfig(symmetry="none", **COMMON)
-            ),
-        }[name]()
-    )  # type: ignore[return-value]
-
-
-TRAINED = (
-    *("stock abstopk", "abstopk", "abstopk, unscaled", "bi_topk", "bi_jumprelu"),
-    *("batch_abstopk", "matryoshka_batch_abstopk", "sign_aware_gated"),
-)
+    return randomise(TRAINED[name]())
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -26,6 +26,7 @@ from sae_lens_bipolar.architectures.sparse_topk import (
 from sae_lens_bipolar.errors import ActivationError, ConfigError
 from sae_lens_bipolar.sparse import projection
 from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, SparseLatents
+from tests.architectures.family import step_input
 
 D_IN, D_SAE, BATCH, N_HEADS = 16, 160, 37, 4
 NORMALISATIONS = [
@@ -93,15 +94,7 @@ def run(
 ) -> TrainStepOutput:
     """One forward and backward pass."""
     sae.zero_grad()
-    output = sae.training_forward_pass(
-        TrainStepInput(
-            sae_in=x,
-            coefficients={},
-            dead_neuron_mask=dead,
-            n_training_steps=step,
-            is_logging_step=False,
-        )
-    )
+    output = sae.training_forward_pass(step_input(x, dead, step))
     output.loss.backward()
     return output
 
@@ -109,7 +102,7 @@ def run(
 def forward(sae: Any, x: torch.Tensor) -> TrainStepOutput:
     """One forward pass, on pairs where the SAE has such a step."""
     with sparse.mode("sparse"):
-        return sae.training_forward_pass(TrainStepInput(x, {}, None, 0, is_logging_step=False))
+        return sae.training_forward_pass(step_input(x))
 
 
 def assert_same_step(
@@ -197,15 +190,7 @@ def test_equals_sae_lens_under_autocast(pair: str, rescale: bool, n_dead: int) -
     losses = []
     for sae, mode in ((ours, "sparse"), (stock, "auto")):
         with sparse.mode(mode), torch.autocast("cpu", dtype=torch.bfloat16):  # type: ignore[arg-type]
-            output = sae.training_forward_pass(
-                TrainStepInput(
-                    sae_in=inputs(),
-                    coefficients={},
-                    dead_neuron_mask=dead_mask(n_dead),
-                    n_training_steps=0,
-                    is_logging_step=False,
-                )
-            )
+            output = sae.training_forward_pass(step_input(inputs(), dead_mask(n_dead)))
         output.loss.backward()
         losses.append(output.loss)
     assert_close(losses[0], losses[1], rtol=1e-2, atol=0)
@@ -224,9 +209,7 @@ def test_gradients_through_what_the_step_returns(pair: str) -> None:
     ours, stock = make(pair)
     for sae in (ours, stock):
         with sparse.mode("sparse"):
-            output = sae.training_forward_pass(
-                TrainStepInput(inputs(), {}, None, 0, is_logging_step=False)
-            )
+            output = sae.training_forward_pass(step_input(inputs()))
         loss(output).backward()
     for p, q in zip(ours.parameters(), stock.parameters(), strict=True):
         if q.grad is not None:
@@ -407,10 +390,10 @@ def test_a_subclass_may_change_latents_within_the_step(
 def test_an_encoding_within_the_step_is_not_taken_for_the_steps_own(pair: str) -> None:
     """As of a loss that also encodes something else."""
 
-    def losses(sae: Any, step_input: TrainStepInput, *args: Any, **kwargs: Any) -> Any:
-        other = sae.decode(sae.encode(step_input.sae_in.flip(0)))
+    def losses(sae: Any, of_step: TrainStepInput, *args: Any, **kwargs: Any) -> Any:
+        other = sae.decode(sae.encode(of_step.sae_in.flip(0)))
         below: Any = super(type(sae), sae)
-        found = below.calculate_aux_loss(step_input, *args, **kwargs)
+        found = below.calculate_aux_loss(of_step, *args, **kwargs)
         return {**found, "other": other.pow(2).mean()}
 
     ours, stock = make(pair)

@@ -41,7 +41,7 @@ class GatedL0TrainingSAEConfig(L0TargetConfig, GatedTrainingSAEConfig):
 
 
 class _GatedOnHeads(GatedTrainingSAE):
-    """SAELens's, whose gate path fails where it is to flatten the heads of `hook_z` itself."""
+    """SAELens's class, except that its gate path also flattens the heads of `hook_z`."""
 
     @override
     def calculate_aux_loss(
@@ -51,8 +51,8 @@ class _GatedOnHeads(GatedTrainingSAE):
         hidden_pre: torch.Tensor,
         sae_out: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The losses of flat activations; the reconstruction's is a mean over heads, as the main
-        one is.
+        """The losses of flat activations; that of the reconstruction is a mean over heads, as the
+        main loss is.
         """
         x = step_input.sae_in
         flat = self.reshape_fn_in(x)

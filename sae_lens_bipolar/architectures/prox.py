@@ -1,4 +1,4 @@
-"""The activation functions of sparse autoencoders as proximal operators, beside their regularisers.
+"""The activation functions of sparse autoencoders as proximal operators, with their regularisers.
 
 The proximal operator of `lambda R` is
 
@@ -21,8 +21,8 @@ Operators return a tensor like `u` and pass gradients; regularisers return `[...
 minimiser is not unique, an entry that may be kept is kept (eq. 7), and of equal entries the one
 with the smallest index (the paper's footnotes 2 and 3).
 
-These are the definitions, written to be read and checked; the architectures' fast paths are held
-to them by tests.
+These are the definitions, written to be read and checked; tests hold the architectures' fast
+paths to them.
 """
 
 import math

@@ -59,6 +59,8 @@ def test_it_says_everything_a_stranger_asks(run_dir: Path) -> None:
         "| `abstopk-split` | topk | 48 | k = ",
         "| `bi_jumprelu-split` | jumprelu | 48 | ",
         "| `sign_aware_gated` | sign_aware_gated | 24 | L0 target ",
+        "| signed | SAELens ≥ 6.53 |",  # abstopk, which SAELens has since then
+        "The equations of sign_aware_gated are a reading of the paper's public text",
         "KeyError: 'sae_lens_bipolar.bi_jumprelu'",
         'repo = "ada/signed"\nsae = SAE.from_pretrained(repo, "bi_jumprelu-split")',
         'pip install "sae-lens-bipolar[demo]"',
@@ -72,6 +74,7 @@ def test_it_says_everything_a_stranger_asks(run_dir: Path) -> None:
     for name in NAMES:
         assert find(name).title in text
         assert all(entry in text for entry in find(name).cites)
+        assert find(name).caveat in text
         assert f"\n| {name} | 24 |" in text  # its row of figures
     assert "## SAEBench\n\nNot run." in text
     assert "/home/ada" not in text

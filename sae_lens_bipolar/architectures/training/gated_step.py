@@ -6,8 +6,8 @@ With `u` and the polarities of each latent (see `gate`):
     L = |x - xhat|^2 + lambda sum_i |pi_i| |W_dec_i| + c |x - (pi W_dec + b_dec)|^2
 
 `z` and `pi` have the same support, so one search of `u` serves both reconstructions and the
-sparsity term. Early in training, while many gates are open, the step is the dense one; which of the
-two runs does not show in the numbers.
+sparsity term. Early in training, while many gates are open, the step is the dense one; both give
+the same numbers.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from sae_lens_bipolar.sparse.projection import Projection
 
 
 class Gated(TrainingSAE[Any]):
-    """What a gated training SAE says of itself to the step, dense or on open gates."""
+    """What the step, dense or on open gates, needs to know of a gated training SAE."""
 
     is_two_sided: bool
     aux_weight: float  # c
@@ -40,13 +40,13 @@ class Gated(TrainingSAE[Any]):
     # No gradient of the auxiliary term at W_dec and b_dec.
     detaches_aux_decoder: bool = False
     # No gradient of the sparsity term at the norms of W_dec. The Gated SAE's paper holds the
-    # decoder at unit norm, SAELens does not, and once the auxiliary term no longer holds it up, the
-    # sparsity term shrinks it without end (R^2 0.59 and falling after 200 steps of 512 on SmolLM2
-    # layer 12 with d_sae 1152 and an L0 target of 32, against 0.74; one seed).
+    # decoder at unit norm, SAELens does not; once the auxiliary term no longer counteracts it, the
+    # sparsity term shrinks the decoder without end (R^2 0.59 and falling after 200 steps of 512 on
+    # SmolLM2 layer 12 with d_sae 1152 and an L0 target of 32, against 0.74; one seed).
     detaches_l1_decoder: bool = False
 
     def l1_decoder(self) -> torch.Tensor:
-        """`W_dec` as the sparsity term weighs with its rows' norms."""
+        """`W_dec` as the sparsity term uses it, through the norms of its rows."""
         return self.W_dec.detach() if self.detaches_l1_decoder else self.W_dec
 
     def aux_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:

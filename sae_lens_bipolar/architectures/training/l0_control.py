@@ -115,20 +115,20 @@ class L0Controller(nn.Module):
         lambda      = l1_coefficient multiplier exp(damping excess)
 
     L0 drifts for as long as lambda is off, so the product alone overshoots and goes on swinging;
-    the exponential acts at once and damps it. Where L0 starts far above the target and answers
-    late, lambda winds up meanwhile, and then shuts every gate: a warning names what to set instead.
-    Its numbers are buffers, so they are in every
-    training checkpoint and resume with it. Without a target the factor stays 1.
+    the exponential acts at once and damps it. If L0 starts far above the target and answers late,
+    lambda winds up meanwhile and then shuts every gate: a warning says what to set instead. The
+    controller's numbers are buffers, so they are in every training checkpoint and resume with it.
+    Without a target the factor stays 1.
 
     Args:
         target: latents per token; None for no control.
         rate: how fast lambda follows a lasting excess, per step.
-        damping: how strongly it answers the present one; 0 leaves the product alone.
+        damping: how strongly it answers the present excess; 0 leaves the product alone.
         device: of its numbers.
     """
 
     DECAY = 0.9
-    BOUNDS = (1e-4, 1e4)  # where L0 does not answer, lambda would grow without end
+    BOUNDS = (1e-4, 1e4)  # if L0 does not answer, lambda would grow without end
     SUSPECT = 100.0  # a multiplier from which a warning says what to do
 
     multiplier: torch.Tensor

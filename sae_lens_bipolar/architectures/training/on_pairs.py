@@ -39,7 +39,7 @@ class StepOnPairs(ABC, Generic[SomeSAE]):
         self.has_encoded = False
 
     def begin(self, x: torch.Tensor) -> tuple[SparseLatents, DeferredPreactivations]:
-        """Encode `x`, once in a step; `latents` and `hidden_pre`, which stand for its results."""
+        """Encode `x`, once per step, and return `latents` and `hidden_pre`."""
         self.encode(x)
         self.has_encoded = True
         return self.latents, self.hidden_pre
@@ -56,7 +56,7 @@ class StepOnPairs(ABC, Generic[SomeSAE]):
     def losses(
         self, step_input: TrainStepInput, sae_out: torch.Tensor
     ) -> dict[str, torch.Tensor] | None:
-        """The losses beside the squared error; None where those of the dense step are to be had.
+        """The losses besides the squared error; None if the dense step's own are to be used.
 
         Args:
             step_input: with the coefficients of the losses.
@@ -64,7 +64,7 @@ class StepOnPairs(ABC, Generic[SomeSAE]):
         """
 
     def made(self, tensor: torch.Tensor) -> bool:
-        """Whether `tensor` is one that the step has made, and is as the step has made it."""
+        """Whether the step made `tensor` and nobody has read or written its entries since."""
         mine = self.has_encoded and (tensor is self.latents or tensor is self.hidden_pre)
         return mine and isinstance(tensor, DeferredTensor) and tensor.is_untouched
 
@@ -72,15 +72,15 @@ class StepOnPairs(ABC, Generic[SomeSAE]):
 class TrainsOnPairs(RefusesBadActivations):
     """Mixin for a training SAE whose steps run on pairs where that is faster and nothing forbids.
 
-    A step is the dense one of the class below where hooks sit on pre- or post-activations, the
-    input is not `[batch, d_in]`, the density is one at which dense products are faster, or under
+    A step is the dense one of the class below if hooks sit on pre- or post-activations, if the
+    input is not `[batch, d_in]`, if dense products are faster at its density, or under
     `sparse.mode("dense")`.
     """
 
     _step: StepOnPairs[Any] | None = None  # while one runs
 
     def step_density(self) -> float | None:
-        """Share of the latents a step keeps active, or None where the step must be dense."""
+        """Share of the latents that a step keeps active, or None if the step must be dense."""
         raise NotImplementedError
 
     def new_step(self, step_input: TrainStepInput) -> StepOnPairs[Any]:
@@ -113,9 +113,9 @@ class TrainsOnPairs(RefusesBadActivations):
             and not has_hooks(self.hook_sae_acts_post)
         )
 
-    # Each of these is the method of the class below (abstract in `TrainingSAE`, so that pyright
-    # needs to be told) unless the step that runs has an answer. It has none for tensors that a
-    # subclass has put in the place of its own, or that someone has written to.
+    # Each of these calls the method of the class below (abstract in `TrainingSAE`, so pyright needs
+    # to be told) unless the running step can answer. It cannot for tensors that a subclass has put
+    # in place of its own, or that someone has written to.
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,7 +142,7 @@ class TrainsOnPairs(RefusesBadActivations):
         hidden_pre: torch.Tensor,
         sae_out: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The losses beside the squared error, by name."""
+        """The losses besides the squared error, by name."""
         step, losses = self._step, None
         if step is not None and step.made(feature_acts) and step.made(hidden_pre):
             losses = step.losses(step_input, sae_out)
@@ -155,7 +155,7 @@ class TrainsOnPairs(RefusesBadActivations):
 
 
 def input_projection(sae: SAE[Any], x: torch.Tensor) -> Projection:
-    """`u = process_sae_in(x) @ W_enc + b_enc` of an SAE (without `b_enc` where it has none).
+    """`u = process_sae_in(x) @ W_enc + b_enc` of an SAE (without `b_enc` if it has none).
 
     Args:
         sae: the SAE.
@@ -163,7 +163,7 @@ def input_projection(sae: SAE[Any], x: torch.Tensor) -> Projection:
     """
     sae_in, shift = sae.process_sae_in(x), None
     if not x.requires_grad and not has_hooks(sae.hook_sae_input):
-        # Then b_dec is all that needs a gradient through the input, and it comes cheaper.
+        # Then only b_dec needs a gradient through the input, and `shift` gives it more cheaply.
         sae_in = sae_in.detach()
         shift = sae.b_dec if sae.cfg.apply_b_dec_to_input else None
     b_enc = getattr(sae, "b_enc", None)

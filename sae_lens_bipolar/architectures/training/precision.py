@@ -23,9 +23,9 @@ def kept_in_float32(module: nn.Module, *names: str, or_wider: bool = False) -> I
     size round away (`sae_lens/saes/jumprelu_sae.py` casts its threshold back for that reason).
 
     Args:
-        module: whose tensors they are.
+        module: the module that holds the tensors.
         names: of parameters or buffers; one that `module` does not have is passed over.
-        or_wider: leave a tensor that is in float64 after the block as it is.
+        or_wider: do not change a tensor that is in float64 after the block.
     """
     before = {name: tensor.data for name in names if (tensor := _own(module, name)) is not None}
     yield

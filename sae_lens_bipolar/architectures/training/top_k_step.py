@@ -55,14 +55,14 @@ class TopKOnPairs(TrainsOnPairs, TopKTrainingSAE):
 
 
 class TopKStep(StepOnPairs[TopKOnPairs]):
-    """One step: the k latents of each sample and, where few of the dead ones are used, those too.
+    """One step: the k latents of each sample and, if few of the dead ones are used, those too.
 
-    Where `k_dead` of the dead latents are sparse among them, the pairs of the AuxK loss are found
-    and decoded together with the others: samples `[batch:]` of `support` are theirs.
+    If `k_dead` latents are few among the dead ones, the pairs of the AuxK loss are found and
+    decoded together with the others, as samples `[batch:]` of `support`.
     """
 
     support: Support  # of the k latents per sample, then of the dead ones per sample
-    u: torch.Tensor  # at those pairs, as decoding weighs `W_dec` with it
+    u: torch.Tensor  # at those pairs; decoding weighs the rows of `W_dec` with it
     recons_of_dead: torch.Tensor | None = None  # `xhat_aux`, `[batch, d_in]`
 
     def __init__(self, sae: TopKOnPairs, step_input: TrainStepInput):
@@ -70,7 +70,7 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         self.dead = _dead_latents(sae, step_input)
         self.k_aux = step_input.sae_in.shape[-1] // 2
         self.k_dead = min(self.k_aux, len(self.dead))
-        # The dead latents' own product is spared, so it pays up to a larger density.
+        # It saves a product for the dead latents alone, so it pays up to a larger density.
         self.finds_dead_too = self.k_dead > 0 and sparse.prefer_sparse(
             self.k_dead / len(self.dead) / 1.5, sae.W_dec.device, sae.W_dec.dtype
         )
@@ -88,7 +88,7 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         else:
             self.support, self.u = sparse.encode_top_k(*search, sae.ranking, self.norm)
         n_pairs = x.shape[0] * k
-        if not sae.keeps_negative:  # but of the dead latents, as SAELens has it
+        if not sae.keeps_negative:  # except those of dead latents, as in SAELens
             self.u = torch.cat([self.u[:n_pairs].relu(), self.u[n_pairs:]])
         support, u = self.support, self.u[:n_pairs]
         if self.finds_dead_too:
@@ -115,7 +115,7 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         k_aux = d_in / 2 dead latents ranked first (arXiv 2406.04093, appendix A.2 and B.1).
         """
         if not len(self.dead):
-            return None  # SAELens's own says 0, or why there can be none
+            return None  # SAELens's own gives 0, or says why there can be none
         sae = self.sae
         recons = self._decode_dead() if self.recons_of_dead is None else self.recons_of_dead
         residual = (step_input.sae_in - sae_out).detach()
@@ -124,7 +124,7 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         return {"auxiliary_reconstruction_loss": sae.cfg.aux_loss_coefficient * scale * loss}
 
     def _decode_dead(self) -> torch.Tensor:
-        """`xhat_aux`, `[batch, d_in]`, where that is faster by dense products."""
+        """`xhat_aux`, `[batch, d_in]`, by dense products, for when those are faster."""
         u = self.projection.columns(self.dead).dense()
         if self.k_dead < len(self.dead):
             ranked = u.detach()
@@ -136,7 +136,7 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
 
 
 def _dead_latents(sae: TopKOnPairs, step_input: TrainStepInput) -> torch.Tensor:
-    """Indices of the dead latents, none where SAELens has or allows no AuxK loss."""
+    """Indices of the dead latents; none if SAELens has or allows no AuxK loss."""
     dead = step_input.dead_neuron_mask
     if dead is None or sae.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm"):
         return torch.empty(0, dtype=torch.int64)

@@ -104,8 +104,7 @@ class _SignAwareGate(SAE[Any]):
         if latents is not None:
             parameters = (p.index_select(1, latents) for p in parameters)
         log_theta, log_gain, bias = parameters
-        theta, gain = log_theta.exp(), log_gain.exp()
-        theta, gain = theta.to(self.dtype), gain.to(self.dtype)
+        theta, gain = log_theta.exp().to(self.dtype), log_gain.exp().to(self.dtype)
         return Polarities(theta[0], theta[-1], gain[0], gain[-1], bias[0], bias[-1])
 
     def project(self, x: torch.Tensor) -> torch.Tensor:

@@ -249,7 +249,7 @@ def test_adding_documents_moves_no_other(lengths: list[int], seed: int) -> None:
 
 
 def rows_of(split: TokenSplit) -> tuple[list, list]:
-    return split.train["input_ids"], split.held_out["input_ids"]
+    return list(split.train["input_ids"]), list(split.held_out["input_ids"])
 
 
 def test_split_is_deterministic_and_mixes_documents(documents: list[Document]) -> None:

@@ -129,9 +129,11 @@ def test_pairs_errors_and_counts() -> None:
     assert there.result().to_dict() == here.result().to_dict()
 
 
-# Tensors that are on the CPU wherever the SAE is: censuses, marks of tokens, cosines of `.cpu()`.
+# Tensors that are on the CPU wherever the SAE is: censuses, marks of tokens, cosines of `.cpu()`,
+# the explorer's statistics and the firings counted there.
 ON_THE_CPU = ("self.positive_count", "self.negative_count", "self.census.alive", "for m in marks")
 ON_THE_CPU += ("(decoder_cosine + encoder_cosine)", "else tensor).double()")
+ON_THE_CPU += ("size.double()", "statistics.largest", "largest[side, latent]")
 
 
 def test_nothing_else_becomes_float64_on_its_device() -> None:

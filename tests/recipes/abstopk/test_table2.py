@@ -47,6 +47,7 @@ def test_end_to_end_and_again(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    pytest.importorskip("sae_bench")
     config = write_config(tmp_path, tiny=settings)
     arguments = ["--scale", "tiny", "--config", str(config), "--output", str(tmp_path / "run")]
     arguments += ["--device", "cpu"]

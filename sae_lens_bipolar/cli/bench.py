@@ -6,9 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
-from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.errors import ConfigError, DataError
+from sae_lens_bipolar.files.fields import load_yaml
 from sae_lens_bipolar.saebench.config import SCALES, BenchConfig
 
 EXIT_NOT_RUN = 3  # some suites gave no number; the rest is there
@@ -69,8 +68,8 @@ def read_config(options: argparse.Namespace) -> BenchConfig:
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = load_yaml(path)
+    except (OSError, DataError) as error:
         raise ConfigError(f"--config {path} cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path} must hold options by name")

@@ -148,9 +148,6 @@ LOCAL = {
         only=True,
         why="local text is read only as far as training_tokens need; leave it out",
     ),
-    "is_dataset_tokenized": Decision(
-        "done anyway", only=False, why="local text is tokenised here; leave it out"
-    ),
     "use_chat_formatting": _refused(
         False, "local text is tokenised as it stands; format it before, or use a Hub data set"
     ),

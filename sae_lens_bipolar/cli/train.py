@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
@@ -30,10 +29,12 @@ from sae_lens_bipolar.cli import flags as table
 from sae_lens_bipolar.errors import (
     BipolarError,
     ConfigError,
+    DataError,
     did_you_mean,
     require_choice,
     require_number,
 )
+from sae_lens_bipolar.files.fields import load_yaml
 from sae_lens_bipolar.files.names import CHECKPOINTS
 from sae_lens_bipolar.runs.finetuning import finetuning_config, start_of, training_architecture
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
@@ -288,10 +289,10 @@ def _require_counts(flags: Sequence[str]) -> None:
 
 def _yaml_flags(file: Path) -> Iterator[str]:
     try:
-        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+        options = load_yaml(file)
     except FileNotFoundError as error:
         raise ConfigError(f"config={file} does not exist") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, DataError) as error:
         raise ConfigError(f"config={file} cannot be read as YAML: {error}") from error
     if not isinstance(options, Mapping):
         raise ConfigError(f"config={file} holds {type(options).__name__}, expected a mapping")

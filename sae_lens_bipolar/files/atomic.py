@@ -23,7 +23,7 @@ _SAID_FULL = (
 )
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOT_A_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-# A name nobody else gives: prefix, what was to be written, eight random characters.
+# A name that nobody else uses: prefix, what was to be written, eight random characters.
 _SCRATCH = re.compile(r"\.sae-lens-bipolar-(?P<name>.*)-[a-z0-9_]{8}\.tmp", re.DOTALL)
 
 

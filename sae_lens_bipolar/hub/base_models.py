@@ -71,7 +71,7 @@ def base_model(name: str, revision: str | None = None) -> BaseModel:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form of a repository on the Hub and is no path that exists here."""
+    """Whether `name` has the form of a repository on the Hub, and no such path exists here."""
     looks_local = PurePath(name).suffix in _DATA_FILES
     return bool(_HUB_NAME.fullmatch(name)) and not looks_local and not os.path.exists(name)
 

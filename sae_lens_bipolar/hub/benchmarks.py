@@ -121,7 +121,7 @@ def _refuse_twice(rows_by_output: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
 def saebench_section(
     benches: Sequence[Bench], saes: Sequence[str], corpus: str | None
 ) -> dict[str, Any]:
-    """What the card says of SAEBench; an empty `table` if there is no number.
+    """What the card says of SAEBench; `table` is empty if there are no numbers.
 
     Args:
         benches: what `gather` found.

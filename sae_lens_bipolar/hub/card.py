@@ -63,6 +63,7 @@ def _context(staged: Staged, repo_id: str, license: str, revision: str) -> dict[
     shown = [_row(sae) for sae in saes]
     hooks = list(dict.fromkeys(str(sae.metadata.get("hook_name")) for sae in saes))
     native = [sae for sae in saes if sae.needs_package]
+    others = sorted({sae.defined_in for sae in native} - {"sae_lens_bipolar"})
     any_signed = any(sae["signed"] for sae in shown)
     return {
         "title": repo_id.rsplit("/", 1)[-1],
@@ -88,6 +89,8 @@ def _context(staged: Staged, repo_id: str, license: str, revision: str) -> dict[
         "native": native[0].id if native else None,
         "native_ids": codes([sae.id for sae in native], " and "),
         "n_native": len(native),
+        "others": codes(others, " and "),
+        "imports": [name for name in others if name.isidentifier() and name != "__main__"],
         "native_key": native[0].config["architecture"] if native else "",
         "data": _data(staged),
         "formulas": _formulas(saes),
@@ -122,6 +125,7 @@ def _row(sae: StagedSAE) -> dict[str, Any]:
         "signed": record_of(sae.config).signed,
         "needs_package": sae.needs_package,
         "saelens_from": record_of(sae.config).saelens_from,
+        "other": None if sae.defined_in == "sae_lens_bipolar" else sae.defined_in,
     }
 
 

@@ -24,7 +24,7 @@ def copy_mapping(file: Path, target: Path) -> dict[str, Any]:
     """Copy a JSON object or a YAML mapping, and return it as it was written; {} if there is none.
 
     Raises:
-        DataError: if it is damaged, too large, or no mapping; names it.
+        DataError: if it is damaged, too large, or not a mapping; names it.
     """
     if not file.is_file():
         return {}

@@ -73,6 +73,7 @@ class StagedSAE:
     split_id: str | None  # the folder of its polarity split; None where it has or needs none
     split_architecture: str | None  # of SAELens
     needs_package: bool  # whether SAELens alone cannot load the native form
+    defined_in: str  # the package that holds its class
     has_sparsity: bool  # whether its firing frequencies are there
     model: BaseModel  # the language model it reads
     config: dict[str, Any]  # its cfg.json, as published
@@ -199,6 +200,7 @@ def _stage_sae(source: Source, id: str, folder: Path, with_split: bool) -> Stage
         split_id=None if twin is None else id + SPLIT,
         split_architecture=twin,
         needs_package=published_name(architecture) != architecture,
+        defined_in=type(sae).__module__.partition(".")[0],
         has_sparsity=has_sparsity,
         model=_model_of(metadata),
         config=config,

@@ -216,7 +216,9 @@ def _flat_keys(row: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
 
 def _escape_markdown(cell: str) -> str:
     # An underscore inside a word (`sign_aware_gated`) needs no backslash and reads better without.
-    return re.sub(r"[\\|*`<]|(?<!\w)_|_(?!\w)", r"\\\g<0>", cell).replace("\n", " ")
+    quoted = re.sub(r"[\\|*`<>\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", cell).replace("\n", " ")
+    # What GitHub and the Hub make links of by themselves: addresses, names with @.
+    return re.sub(r"(?i)(?<=[a-z]):(?=//)|(?<=www)\.|@", lambda m: f"&#{ord(m.group())};", quoted)
 
 
 def _escape_latex(cell: str) -> str:

@@ -1,6 +1,6 @@
 """What a sweep reads: the language model and its text, as rows of tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.inputs.corpora import TokenSplit, load_documents, split_tokens
+from sae_lens_bipolar.inputs.documents import Document
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.runs.demands import require_widths, rows_needed
 from sae_lens_bipolar.runs.streams import StoredTokens, read_stored
@@ -55,12 +56,13 @@ def load_assets(config: SweepConfig, saes: Mapping[str, SweepSAE]) -> Assets:
             options=options,
         )
         return Assets(model, tokens)
+    documents = load_documents(
+        config.corpus,
+        text_column=config.text_column,
+        streaming=True if config.reading == "stream" else None,  # None: by size
+    )
     tokens = split_tokens(
-        load_documents(
-            config.corpus,
-            text_column=config.text_column,
-            streaming=True if config.reading == "stream" else None,  # None: by size
-        ),
+        _of_kind(documents, config.corpus, options.get("is_dataset_tokenized")),
         tokenizer_of(model),
         context_size=config.context_size,
         max_train_tokens=rows_needed(cfg) * config.context_size,
@@ -69,6 +71,26 @@ def load_assets(config: SweepConfig, saes: Mapping[str, SweepSAE]) -> Assets:
         seed=config.seed,
     )
     return Assets(model, tokens)
+
+
+def _of_kind(
+    documents: list[Document] | Iterator[Document], corpus: str, tokenized: bool | None
+) -> list[Document] | Iterator[Document]:
+    """`documents`, which are rows of token ids or text as `tokenized` says; None: either."""
+    if tokenized is None:
+        return documents
+
+    def checked() -> Iterator[Document]:
+        for document in documents:
+            if tokenized != (document.ids is not None):
+                kind = "text" if tokenized else "a row of token ids"
+                raise ConfigError(
+                    f"is_dataset_tokenized={tokenized} is not allowed for {corpus}: "
+                    f"{document.name} is {kind}; leave the option out"
+                )
+            yield document
+
+    return list(checked()) if isinstance(documents, list) else checked()
 
 
 def _loading(config: SweepConfig) -> dict[str, Any]:

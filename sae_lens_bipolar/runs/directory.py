@@ -22,7 +22,13 @@ import yaml
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import write_json, write_text
-from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.fields import (
+    an_object,
+    check_field,
+    load_yaml,
+    parse_json,
+    read_lines,
+)
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
 from sae_lens_bipolar.files.outputs import claim_output, require_output
 from sae_lens_bipolar.files.paths import inside
@@ -96,16 +102,24 @@ def append_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a torn last line (the process was killed) is left out."""
+    """The whole lines of a metrics file; a torn last line (the process was killed) is left out.
+
+    Raises:
+        DataError: naming the line that is too long, or holds something else than an object.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    whole = (line for line in read_lines(path) if line.endswith("\n"))
+    named = ((line, f"{path}, line {number}") for number, line in enumerate(whole, start=1))
+    return [an_object(parse_json(line, where), where) for line, where in named]
 
 
 def truncate_metrics(path: Path, n_tokens: int) -> None:
     """Drop what was logged after `n_tokens` training tokens: a resumed run logs it again."""
-    kept = [row for row in read_metrics(path) if row["n_tokens"] <= n_tokens]
+    rows = read_metrics(path)
+    for number, row in enumerate(rows, start=1):
+        check_field(row, "n_tokens", f"{path}, line {number}")
+    kept = [row for row in rows if row["n_tokens"] <= n_tokens]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 

@@ -302,6 +302,20 @@ def test_hub_flags_change_the_rows(
     assert len(found) == 3
 
 
+def test_local_rows_of_token_ids_train_and_may_be_said_to_be_tokenised(
+    words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [[(7 * i + j) % 90 for j in range(40)] for i in range(60)]
+    file = tmp_path / "ids.jsonl"
+    file.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in rows))
+    for said, code in (("true", 0), ("false", 2)):
+        more = ["--is_dataset_tokenized", said]
+        assert main(words(f"ids-{said}", *more, data=str(file))) == code
+    assert "is a row of token ids; leave the option out" in capsys.readouterr().err
+    assert main(words("text", "--is_dataset_tokenized", "true")) == 2
+    assert "is_dataset_tokenized=True is not allowed" in capsys.readouterr().err
+
+
 def test_hub_data_of_another_kind_or_too_short_are_refused(
     words: Words, hub: dict[str, datasets.Dataset], capsys: pytest.CaptureFixture[str]
 ) -> None:

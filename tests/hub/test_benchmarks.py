@@ -1,6 +1,7 @@
 """SAEBench's numbers on the model card: which go there, whose they are, and how they read."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sae_lens_bipolar.hub.publishing import PublishConfig, publish
 from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import read_rows
 from sae_lens_bipolar.saebench.suites.registry import SUITES
-from tests.hub.published_run import BENCH_COMMAND, write_bench, write_run
+from tests.hub.published_run import BENCH_COMMAND, Metric, write_bench, write_run
 
 BOTH = ("signed", "split")
 
@@ -82,13 +83,27 @@ def test_other_sizes_other_data_and_the_training_corpus_are_said(run_dir: Path) 
 def test_sizes_of_suites_that_were_not_run_do_not_count(run_dir: Path) -> None:
     topk = run_dir / "checkpoints/topk"
     numbers = [("unlearning_score", None, 0.5)]
-    changed = {"ravel_pairs": 2, "data_folder": "/x/y", "core_dataset": "sotu"}
+    changed = {"ravel_pairs": 2, "core_dataset": "sotu"}
     write_bench(run_dir / "bench", topk, "unlearning", BOTH, numbers, **changed)
     card = section((folder_of(run_dir) / "README.md").read_text())
     assert "not SAEBench's own" not in card
     assert "corpus" not in card
     assert "`topk` |\n" in card
     assert "abstopk" not in card  # it has no number
+
+
+def test_a_folder_of_data_counts_for_the_suites_that_read_it(run_dir: Path) -> None:
+    topk, folder = run_dir / "checkpoints/topk", {"data_folder": "/x/y"}
+    numbers: list[Metric] = [("unlearning_score", None, 0.5)]
+    write_bench(run_dir / "bench", topk, "unlearning", BOTH, numbers, **folder)
+    card = section((folder_of(run_dir) / "README.md").read_text())
+    assert "not SAEBench's own" in card  # WMDP and WikiText may have been read from there
+    assert "local folder `.../y`" in card
+    shutil.rmtree(run_dir / "bench")
+    numbers = [("disentangle_score", None, 0.5)]
+    write_bench(run_dir / "bench", topk, "ravel", BOTH, numbers, **folder)
+    card = section((folder_of(run_dir) / "README.md").read_text())
+    assert "not SAEBench's own" not in card  # RAVEL reads no data set from it
 
 
 def test_numbers_of_other_weights_are_refused(run_dir: Path) -> None:

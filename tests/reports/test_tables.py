@@ -122,3 +122,21 @@ def test_the_second_table_reads_the_values_with_sinks():
     cells = tables.formatted(ROWS, tables.WITH_SINKS)
     assert cells[0] == ["abstopk", "65.0", "0.010", "0.999", "0.900", "12"]
     assert cells[1] == ["top_k|$1", "–", "–", "–", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("[a](http://b.c)", r"\[a\](http&#58;//b.c)"),
+        ("![a](javascript:1)", r"!\[a\](javascript:1)"),
+        ("see www.a.b", "see www&#46;a.b"),
+        ("@ada", "&#64;ada"),
+        ("HTTPS://a.b", "HTTPS&#58;//a.b"),
+        ("<a href=x>", r"\<a href=x\>"),
+        ("sign_aware_gated 1:2", "sign_aware_gated 1:2"),
+    ],
+)
+def test_no_cell_is_a_link(cell: str, shown: str) -> None:
+    column = tables.HEADLINE[0]
+    table = tables.markdown([{**ROWS[0], column.key: cell}, ROWS[1]], [column])
+    assert f"| {shown} |" in table

@@ -61,7 +61,7 @@ class Suite(Generic[Options]):
     small: Mapping[str, Any]  # option -> value at the scale "small"
     paths: Mapping[str, Path | None]  # option that holds a path -> where to look if it is not given
     texts: tuple[str, ...]  # options that hold a path or a name
-    labelled: bool  # whether it reads data sets by name, so from `data_folder` if they are there
+    labelled: bool  # whether it reads named data sets, so from `data_folder` if they are there
     needs: Callable[[Options], list[Need]]  # besides the model
     refusal: Callable[[str], str | None] | None  # of a hook_name: why it cannot be measured
     cache: Cache | None  # None: nothing is kept

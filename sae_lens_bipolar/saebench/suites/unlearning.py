@@ -231,7 +231,7 @@ SUITE = Suite(
     },
     paths={"forget_corpus": FORGET_FILE},
     texts=(),
-    labelled=False,
+    labelled=True,
     needs=needs,
     refusal=None,
     cache=Cache(("seed", "unlearning_known", "unlearning_datasets"), of_hook=False),

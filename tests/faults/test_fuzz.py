@@ -51,8 +51,10 @@ def use(case: ConfigCase, target: Path) -> None:
     if cfg.reshape_activations == "hook_z":
         batch = batch.unsqueeze(1)
     none_dead = torch.zeros(cfg.d_sae, dtype=torch.bool)
-    one_step = step_input(batch, none_dead, **dict.fromkeys(sae.get_coefficients(), 1.0))
-    output = sae.training_forward_pass(replace(one_step, is_logging_step=True))
+    coefficients = dict.fromkeys(sae.get_coefficients(), 1.0)
+    one_step = step_input(batch, none_dead)
+    one_step = replace(one_step, coefficients=coefficients, is_logging_step=True)
+    output = sae.training_forward_pass(one_step)
     output.loss.backward()
     sae.save_inference_model(target)
     saved = load_sae(target)

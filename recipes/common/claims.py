@@ -14,7 +14,8 @@ from sae_lens_bipolar.errors import require_choice, require_number
 from sae_lens_bipolar.files.atomic import read_json, write_json
 
 HOLDS, DOES_NOT_HOLD, NOT_RUN = "holds", "does not hold", "not run at this scale"
-VERDICTS = (HOLDS, DOES_NOT_HOLD, NOT_RUN)
+UNDECIDED = "undecided"  # the interval holds both answers
+VERDICTS = (HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_RUN)
 CLAIMS = "results/claims.json"
 
 

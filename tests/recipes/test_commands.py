@@ -15,8 +15,10 @@ from sae_lens_bipolar.errors import BipolarError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
+    "abstopk.figure1",
     "abstopk.figure3",
     "abstopk.figure4",
+    "abstopk.table1",
     "abstopk.table2",
     "common.claims",
     "common.labelled_text",

@@ -62,12 +62,50 @@ def test_a_fact_that_is_missing_or_misspelt_is_refused_by_name(
         {"training": sign_aware_gated.RECORD.training},
         {"inference": sign_aware_gated.RECORD.inference},
         {"at_l0": None},
+        {"training": None, "takes_over": True},
     ],
     ids=lambda fact: next(iter(fact)),
 )
 def test_facts_that_contradict_each_other_are_refused(fact: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="the record of architecture 'bi_topk"):
         replace(bi_topk.RECORD, **fact)
+
+
+def test_facts_that_are_there_in_part_are_allowed() -> None:
+    """No training class, or none for inference, or neither; whatever else depends on them."""
+    for fact in ({"training": None}, {"training": None, "at_l0": None}, {"inference": None}):
+        replace(bi_topk.RECORD, **fact)
+    with pytest.raises(ConfigError, match="has takes_over=True"):
+        replace(bi_topk.RECORD, training=None, takes_over=True)
+
+
+SIGNED = {
+    *("abstopk", "batch_abstopk", "matryoshka_batch_abstopk", "bi_jumprelu", "bi_topk"),
+    *("sign_aware_gated", "unrolled_abstopk"),
+}
+
+
+def test_which_architectures_are_signed_and_which_take_over() -> None:
+    assert {name for name, record in ARCHITECTURES.items() if record.signed} == SIGNED
+    taken = {name for name, record in ARCHITECTURES.items() if record.takes_over}
+    assert taken == {"abstopk"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        *((name, {"k": 6}) for name in ("abstopk", "batch_abstopk", "bi_topk", "sparse_topk")),
+        ("unrolled_abstopk", {"k": 6}),
+        ("matryoshka_batch_abstopk", {"k": 6, "matryoshka_widths": [16, 64]}),
+        ("bi_jumprelu", {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 6}),
+        ("sign_aware_gated", {"threshold_init_l0": 6}),
+        ("gated_l0", {"threshold_init_l0": 6}),
+    ],
+)
+def test_the_fields_that_train_at_an_l0(name: str, fields: dict[str, Any]) -> None:
+    at_l0 = find(name).at_l0
+    assert at_l0 is not None
+    assert at_l0(64, 6) == fields
 
 
 def test_every_registered_name_has_a_record() -> None:

@@ -200,6 +200,40 @@ def test_a_pair_that_fires_on_both_sides_at_once_becomes_one_line():
         torch.testing.assert_close(result.sae.encode(x), x + 0.05)
 
 
+def test_a_gate_that_opens_below_0_leaves_the_decision_to_the_magnitude():
+    """Its threshold counts as 0 before the sides' biases are shared; by hand."""
+    sae = by_hand(
+        GatedSAE(GatedSAEConfig(d_in=1, d_sae=2, dtype="float64")),
+        W_enc=[[2.0, -2.0]],
+        r_mag=[0.0, 0.0],
+        b_mag=[-1.0, -3.0],
+        b_gate=[5.0, 5.0],  # open wherever 2x > -5: everywhere that counts
+        W_dec=[[1.0], [-1.0]],
+        b_dec=[0.0],
+    )
+    # relu(2x - 1) and relu(-2x - 3): u = 2x + 1, silent from -2 to 2 about u = 0.
+    result = merge(sae, target="bi_jumprelu")
+    merged: Any = result.sae
+    assert merged.b_enc.tolist() == [1.0]
+    assert merged.threshold_positive.tolist() == [2.0]
+    assert merged.threshold_negative.tolist() == [2.0]
+    gated: Any = merge(sae, target="sign_aware_gated").sae
+    x = torch.linspace(-3, 3, 101, **DOUBLE)[:, None]
+    with torch.no_grad():
+        torch.testing.assert_close(gated(x), sae(x))
+        signed = sae.encode(x)[:, :1] - sae.encode(x)[:, 1:]
+        torch.testing.assert_close(merged.encode(x), signed + 2 * signed.sign())
+
+
+def test_a_side_that_fires_before_0_keeps_a_finite_threshold():
+    sae = pair_with_biases([1.0, -2.0], [1.0, -1.0])  # fires where u > -0.5: from u = 0 on, gated
+    gated: Any = merge(sae, target="sign_aware_gated").sae
+    assert torch.isfinite(gated.log_threshold).all()
+    x = torch.linspace(0.01, 3, 50, **DOUBLE)[:, None]
+    with torch.no_grad():
+        torch.testing.assert_close(gated.encode(x), sae.encode(x)[:, :1])
+
+
 # --- what has no pairs stays as it was ---
 
 
@@ -323,6 +357,11 @@ def test_both_directions_must_oppose():
 def test_a_zero_row_pairs_with_nothing():
     directions = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
     assert antipodal_pairs(directions, directions, 0.1, 0.1).pairs.tolist() == [[1, 3]]
+
+
+def test_no_latent_is_a_pair_with_itself():
+    zero = torch.zeros(1, 2)  # whose cosine with itself is 0
+    assert antipodal_pairs(zero, zero, 1e-7).pairs.shape == (0, 2)
 
 
 @settings(max_examples=40, deadline=None)

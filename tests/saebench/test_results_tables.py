@@ -80,6 +80,9 @@ def test_reading_what_is_not_there_says_so(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ConfigError, match="has columns"):
         read_rows(tmp_path / "other.csv")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ConfigError, match="has columns None"):
+        read_rows(tmp_path / "empty.csv")
 
 
 def test_the_table_marks_headline_protocols_and_lists_every_n() -> None:
@@ -90,3 +93,31 @@ def test_the_table_marks_headline_protocols_and_lists_every_n() -> None:
     assert "| 0.100 |" in text
     assert "0.250*" in text
     assert "| a | tpp | split | tpp_total_metric | 0.250 | 0.400 |" in text
+
+
+def test_the_tables_line_by_line(tmp_path: Path) -> None:
+    absorption = row(suite="absorption", metric="mean_absorption_fraction_score", budget=None)
+    rows = [row(), row(protocol="signed", value=0.1), row(budget=5, value=0.4), absorption]
+    rows += [row(sae="b", suite="core", metric="ce_loss_score", budget=None, value=1 / 3)]
+    hook = "abstopk | gpt2 | blocks.0.hook_resid_post"
+    expected = f"""\
+| SAE | architecture | model | hook | protocol | absorption (1 - mean fraction) | tpp (n=20) | \
+core (ce_loss_score) |
+|---|---|---|---|---|---|---|---|
+| a | {hook} | split | 0.750* | 0.250* |  |
+| a | {hook} | signed |  | 0.100 |  |
+| b | {hook} | split |  |  | 0.333* |
+
+| SAE | suite | protocol | metric | 5 | 20 |
+|---|---|---|---|---|---|
+| a | tpp | split | tpp_total_metric | 0.400 | 0.250 |
+| a | tpp | signed | tpp_total_metric |  | 0.100 |
+"""
+    assert markdown(rows) == expected
+    write_rows(tmp_path, rows)
+    assert (tmp_path / "results/saebench.md").read_text() == expected
+
+
+def test_texts_lists_and_infinities_are_no_numbers(tmp_path: Path) -> None:
+    found = {"ravel": {"a": float("inf"), "b": "0.5", "c": 3, "d": [0.5]}}
+    assert metrics_of("ravel", result(tmp_path, found)) == [("c", None, 3.0)]

@@ -66,3 +66,26 @@ def test_a_group_without_a_limit_leaves_everything(monkeypatch: pytest.MonkeyPat
     files |= {"memory.max": f"{8 << 30}", "memory.current": f"{5 << 30}"}
     files |= {"memory.stat": f"anon 7\nfile {1 << 30}\n"}
     assert sizes._left_in_group() == 4 << 30, "what can be reclaimed is free"
+    files |= {"memory.current": f"{9 << 30}", "memory.stat": "anon 7\n"}
+    assert sizes._left_in_group() == 1 << 28, "a group that is over its limit still gets something"
+
+
+def test_what_the_system_tells_or_else_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["MemTotal: 9 kB\nMemAvailable:   1024 kB\n", "MemTotal: 9 kB\n", ""]
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: texts[0])
+    numbers = {"SC_AVPHYS_PAGES": 3, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(sizes.os, "sysconf", lambda name: numbers[name])
+    assert sizes._available() == 1024 * 1024
+    del texts[0]
+    assert sizes._available() == 3 * 4096
+
+    def refuse(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr(sizes.os, "sysconf", refuse)
+    assert sizes._available() == 2 * 1024**3
+
+
+def test_on_a_gpu_it_is_the_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes.torch.cuda, "mem_get_info", lambda device: (7, 9))
+    assert sizes.free_memory("cuda:1") == 7

@@ -242,10 +242,18 @@ def test_counting_as_the_trainer_does_makes_no_dense_tensor() -> None:
         did_fire = firing.sum(-2).bool()
         if did_fire.is_sparse:
             did_fire = did_fire.to_dense()
-        return [did_fire, firing.sum(0), z.bool().float().sum(-1).to_dense().mean()]
+        l0 = z.bool().float().sum(-1).to_dense().mean()
+        return [did_fire, firing.sum(0), l0, firing.sum(1), torch.sum(firing, -1)]
 
     with torch.no_grad(), LargestResult() as seen:
         ours = count(latents)
+        facts = (latents.shape, latents.dtype, latents.ndim, latents.device, latents.is_sparse)
+        facts += (latents.requires_grad, latents.size(), latents.dim(), latents.numel())
+        facts += (len(latents), latents.is_floating_point(), latents.is_complex())
+    shape = (BATCH, D_SAE)
+    assert facts[:5] == (shape, dense.dtype, 2, dense.device, False)
+    assert facts[5:] == (dense.requires_grad, shape, 2, BATCH * D_SAE, BATCH, True, False)
+    assert latents.is_untouched
     assert seen.entries < BATCH * D_SAE
     for actual, expected in zip(ours, count(dense), strict=True):
         assert actual.dtype == expected.dtype

@@ -67,6 +67,32 @@ def test_a_choice_that_was_made_is_kept(options: dict[str, Any]) -> None:
     assert not optimizer.param_groups[0]["fused"]
 
 
+@pytest.mark.parametrize("option", ["differentiable", "capturable"])
+def test_what_excludes_the_fused_optimizer_is_kept(option: str) -> None:
+    optimizer = Adam(parameters(True), **{option: True})
+    fused_adam._fuse(optimizer, (), {})
+    assert optimizer.param_groups[0]["fused"] is None
+
+
+def test_one_parameter_that_cannot_be_fused_keeps_its_whole_group_plain() -> None:
+    """Elsewhere than on the CPU torch chooses well by itself; complex numbers it does not fuse."""
+    for other in (torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64)):
+        one, second = parameters(True)
+        optimizer = Adam([{"params": [one, nn.Parameter(other)]}, {"params": [second]}])
+        fused_adam.ask_for(second)
+        fused_adam._fuse(optimizer, (), {})
+        assert [group["fused"] for group in optimizer.param_groups] == [None, True]
+
+
+def test_a_count_of_steps_that_is_a_number_becomes_what_the_fused_step_takes() -> None:
+    optimizer = Adam(parameters(True))
+    first, second = optimizer.param_groups[0]["params"]
+    optimizer.state[first]["step"] = 7
+    fused_adam._fuse(optimizer, (), {})
+    assert torch.equal(optimizer.state[first]["step"], torch.tensor(7.0))
+    assert "step" not in optimizer.state[second]
+
+
 def test_other_optimizers_are_left_alone() -> None:
     optimizer = AdamW(parameters(True))
     train(optimizer, 1)

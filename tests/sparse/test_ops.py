@@ -18,7 +18,7 @@ from sae_lens_bipolar.sparse.ops import (
     row_norms,
 )
 from sae_lens_bipolar.sparse.pairs import Support, _strips
-from sae_lens_bipolar.sparse.projection import Projection
+from sae_lens_bipolar.sparse.projection import Projection, tiles_of
 from sae_lens_bipolar.sparse.selection import Ranking
 
 BATCH, D_IN, D_SAE = 21, 6, 200  # neither is a multiple of the tiles below
@@ -314,3 +314,29 @@ def test_latents_up_to_the_last_are_put_in_order(d_sae: int, n_pairs: int) -> No
     assert_close(support.transpose_times(values, left), expected)
     assert_close(support.left_times(values, left), expected.T)
     assert_close(support.dots(left, right), (at_pairs * right[latents]).sum(-1))
+
+
+@pytest.mark.parametrize(
+    ("batch", "d_sae"), [(1, 5), (600, 64), (3, 14336), (2, 14337), (2, 40000)]
+)
+def test_tiles_cover_the_projection_and_none_is_larger_than_it_may_be(
+    batch: int, d_sae: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, W = (torch.randn(s, generator=generator) for s in ((batch, 3), (3, d_sae)))
+    b, scale = torch.randn(d_sae, generator=generator), torch.rand(d_sae, generator=generator)
+    for bias, by in ((None, None), (b, None), (None, scale), (b, scale)):
+        projection = Projection(x, W, bias)
+        rows = []
+        for tiles in tiles_of(projection, by):
+            parts, next_first = [], 0
+            for first, u in tiles:
+                assert first == next_first
+                assert first % 64 == 0
+                assert u.shape[0] <= 512
+                assert u.shape[1] <= 14336
+                parts.append(u.clone())
+                next_first += u.shape[1]
+            rows.append(torch.cat(parts, dim=1))
+        expected = projection.dense() if by is None else projection.dense() * by
+        torch.testing.assert_close(torch.cat(rows), expected)

@@ -7,8 +7,10 @@ STAMP := $(VENV)/.installed
 EXTRAS ?= dev
 # One process a core; torch's own threads would only fight over them.
 TEST_WORKERS ?= 2
+# Of `make mutants`, such as "--only sparse --seed 1".
+MUTANTS ?=
 
-.PHONY: demo test test-slow test-matrix lint format typecheck clean install
+.PHONY: demo test test-slow test-matrix mutants lint format typecheck clean install
 
 install: $(STAMP)
 
@@ -30,6 +32,9 @@ test-slow: $(STAMP)
 # Under the oldest and newest hosts, each in its own environment; `ROWS="oldest"` runs that one alone.
 test-matrix:
 	$(PYTHON) tests/matrix/run_matrix.py --workers $(TEST_WORKERS) $(ROWS)
+
+mutants: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -132,7 +132,7 @@ def test_tokens_whose_activations_are_0_have_no_relative_error(
     model, tokens = altered(tiny_model, silent), some_tokens(tiny_model)
     sae = an_sae(model, EARLY)
     with torch.no_grad():
-        sae.b_dec += 0.5  # so that 0 is not reconstructed
+        sae.b_dec.add_(0.5)  # so that 0 is not reconstructed
         x = model.W_E[tokens].double()
         error = (x - sae(x.float()).double()).pow(2).sum(-1)
         expected = (error / x.pow(2).sum(-1))[tokens != 0].mean().item()

@@ -1,6 +1,7 @@
 """One trial: some tests in a process forked from a warm one, with one module changed."""
 
 import contextlib
+import gc
 import importlib
 import importlib.machinery
 import json
@@ -24,7 +25,9 @@ from tests.mutants import selection
 from tests.mutants.mutations import MODULE, Mutant, functions_at, mutated
 
 _MEMORY = 16 << 30  # bytes of addresses, so that a wrong size ends in an error
-_QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "--no-header")
+# Without plugins that write or collect garbage, which costs more than most of the tests do.
+_WITHOUT = ("cacheprovider", "xdist", "unraisableexception", "threadexception", "faulthandler")
+_QUIET = ("-q", "-m", "not slow", *(part for name in _WITHOUT for part in ("-p", f"no:{name}")))
 # Processor seconds that one test may take: so many times its own, and at least so many.
 _PATIENCE, _LEAST_PATIENCE = 10, 20
 _LONGEST = 1800  # seconds that any process may take, however busy the machine
@@ -41,6 +44,8 @@ def warm_up(modules: Iterable[str]) -> None:
             importlib.import_module(name)
         except Exception:  # an extra that is not installed, a module that only a plugin may load
             continue
+    gc.collect()
+    gc.freeze()  # or every collection in a child would copy the pages it shares with this process
 
 
 def measure(file: str, modules: list[str]) -> tuple[Baseline, list[str]]:

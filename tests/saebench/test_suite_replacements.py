@@ -214,7 +214,8 @@ def test_core_reads_local_text_itself(
     monkeypatch.setattr(core, "_text", lambda source: f"text of {source}")
 
     def multiple_evals(*_: Any, **__: Any) -> None:
-        made: Any = core_main.ActivationsStore.from_sae("m", "s", dataset, 96, streaming=True)
+        store_class: Any = core_main.ActivationsStore
+        made = store_class.from_sae("m", "s", dataset, 96, streaming=True)
         made.shuffle_input_dataset(42, buffer_size=3)
 
     monkeypatch.setattr(core_main, "multiple_evals", multiple_evals)

@@ -14,6 +14,9 @@ VALUE = 1.0 + 2.0**-20  # not a number of bfloat16
 class Kept(nn.Module):
     """A parameter and a buffer that are kept, and one of each that are not."""
 
+    kept_buffer: torch.Tensor
+    other_buffer: torch.Tensor
+
     def __init__(self, dtype: torch.dtype, or_wider: bool):
         super().__init__()
         self.or_wider = or_wider

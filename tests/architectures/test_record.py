@@ -43,6 +43,7 @@ def test_papers_are_those_of_the_citations(record: Architecture) -> None:
     [
         *({"title": ""}, {"formula": ""}, {"formula": "x̂    = relu(x)"}, {"source": " "}),
         *({"cites": ("abstopk",)}, {"signed": None}, {"signed": "no"}, {"name": ""}),
+        *({"title": 3}, {"source": None}),
     ],
     ids=str,
 )

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 from sae_lens import AbsTopKTrainingSAE as StockAbsTopKTrainingSAE
-from sae_lens import TopKSAE, TopKSAEConfig
+from sae_lens import AbsTopKTrainingSAEConfig, TopKSAE, TopKSAEConfig
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 import sae_lens_bipolar
-from sae_lens_bipolar.architectures.registry import ARCHITECTURES, PREFIX
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES, PREFIX, published_name
+from sae_lens_bipolar.sparse import fused_adam
 
 
 @pytest.fixture
@@ -64,12 +65,55 @@ def test_a_clash_warns_and_leaves_the_other_entry(
         assert SAE_CLASS_REGISTRY["sign_aware_gated"][0] is other
     finally:
         SAE_CLASS_REGISTRY.pop("sign_aware_gated", None)
-        from sae_lens import AbsTopKTrainingSAEConfig
-
         SAE_TRAINING_CLASS_REGISTRY["abstopk"] = (
             StockAbsTopKTrainingSAE,
             AbsTopKTrainingSAEConfig,
         )
+
+
+def test_the_hosts_own_class_gives_way_only_where_the_record_says_so(
+    unregistered: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    stock = SAE_TRAINING_CLASS_REGISTRY["topk"]
+    for name in ("bi_topk", "abstopk"):
+        SAE_TRAINING_CLASS_REGISTRY[name] = stock
+    abstopk = StockAbsTopKTrainingSAE, AbsTopKTrainingSAEConfig
+    try:
+        sae_lens_bipolar.register()
+        assert SAE_TRAINING_CLASS_REGISTRY["bi_topk"] == stock
+        assert SAE_TRAINING_CLASS_REGISTRY["abstopk"] == ARCHITECTURES["abstopk"].training
+        assert "already holds 'bi_topk'" in caplog.text
+        assert "abstopk" not in caplog.text
+    finally:
+        sae_lens_bipolar.unregister()
+        del SAE_TRAINING_CLASS_REGISTRY["bi_topk"]
+        SAE_TRAINING_CLASS_REGISTRY["abstopk"] = abstopk
+
+
+def test_nothing_is_warned_of_where_nothing_clashes(
+    unregistered: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    sae_lens_bipolar.register()
+    assert not caplog.records
+    assert all(SAE_TRAINING_CLASS_REGISTRY.values())
+    assert all(SAE_CLASS_REGISTRY.values())
+
+
+def test_adam_is_fused_while_the_architectures_are_registered(unregistered: None) -> None:
+    assert fused_adam._handle is None
+    sae_lens_bipolar.register()
+    assert fused_adam._handle is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("sign_aware_gated", PREFIX + "sign_aware_gated"),
+        *((name, name) for name in ("topk", "abstopk", "sparse_topk", "gated_l0", "unheard_of")),
+    ],
+)
+def test_published_weights_name_what_stock_saelens_does_not_have(name: str, published: str) -> None:
+    assert published_name(name) == published
 
 
 def test_import_registers_in_a_fresh_process_without_printing() -> None:

@@ -269,6 +269,14 @@ def test_thresholds_are_saved_for_inference_in_the_dtype_of_the_sae(
     assert_close(saved["log_threshold"].double().exp(), expected, rtol=1e-2, atol=0)
 
 
+def test_thresholds_in_float64_stay_so_and_narrower_ones_are_float32() -> None:
+    sae = SignAwareGatedTrainingSAE(make_config())
+    for to, kept in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
+        sae.to(to)
+        assert (sae.log_threshold.dtype, sae.initial_log_threshold.dtype) == (kept, kept)
+        assert sae.W_enc.dtype == to
+
+
 @pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale", "none"])
 def test_the_mean_is_that_of_normalised_inputs(normalisation: str) -> None:
     """b_dec is subtracted from those, and added before the normalisation is undone."""

@@ -76,3 +76,14 @@ def test_negative_latents_never_fire() -> None:
 def test_k_is_checked_when_the_config_is_made(k: int) -> None:
     with pytest.raises(ConfigError, match=f"k={k}"):
         SparseTopKTrainingSAEConfig(d_in=8, d_sae=64, k=k)
+
+
+def test_other_fields_are_checked_then_too() -> None:
+    for field in ({"k": 2.0}, {"decoder_init_norm": -1.0}, {"normalize_activations": "batch"}):
+        (name,) = field
+        with pytest.raises(ConfigError, match=f"{name}="):
+            SparseTopKTrainingSAEConfig(**{"d_in": 8, "d_sae": 64, "k": 4, **field})
+    with pytest.raises(ConfigError, match="use_sparse_activations=True"):
+        make(use_sparse_activations=True)
+    made = SparseTopKTrainingSAEConfig(d_in=8, d_sae=64, k=4)
+    assert made.metadata["sae_lens_training_version"], "what SAELens notes when one is made"

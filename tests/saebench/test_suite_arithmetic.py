@@ -153,6 +153,21 @@ def test_only_words_of_one_token_are_taken_and_found_where_they_stand(
         assert length > newline + 1, "that of several tokens were among the candidates"
 
 
+def test_tokens_that_a_tokenizer_adds_are_no_part_of_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inner, words = bench_tokenizer(), sorted(bench_words())
+
+    def with_bos(texts: list[str], add_special_tokens: bool = True, **options: Any) -> Any:
+        ids = inner(texts, add_special_tokens=False, **options)["input_ids"]
+        return {"input_ids": [[0] * (3 * add_special_tokens) + row for row in ids]}
+
+    monkeypatch.setattr(vocab, "get_alpha_tokens", lambda _: words)
+    expected = absorption.one_token_words(inner, BenchConfig())
+    assert absorption.one_token_words(with_bos, BenchConfig()) == expected
+    assert expected[0] == words
+
+
 def test_the_template_is_saebenchs_own() -> None:
     from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 
@@ -224,16 +239,17 @@ class Asker:
 
 
 class Words:
-    """A tokenizer in which " A" is one token, or two."""
+    """A tokenizer in which " A" is one token, or two, and so is " D"."""
 
     bos_token = "<s>"
 
-    def __init__(self, spaced: int):
-        self.spaced = spaced
+    def __init__(self, spaced: int, spaced_d: int | None = None):
+        self.spaced = {"D": spaced_d or spaced}, spaced
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         assert not add_special_tokens
-        return [0] * (self.spaced if text.startswith(" ") else 1)
+        special, others = self.spaced
+        return [0] * (special.get(text[1:], others) if text.startswith(" ") else 1)
 
 
 def unlearning_job(asker: Any, spaced: int = 1, **options: Any) -> Any:
@@ -266,6 +282,18 @@ def test_bare_letters_are_read_where_a_space_is_a_token(monkeypatch: pytest.Monk
         metrics.get_output_probs_abcd(asker, ["1A", "2B"], batch_size=batch, n_batches=2)
     assert set(asker.names) == {"Mistral-7B-v0.1"}
     assert metrics.get_output_probs_abcd == asker.ask
+
+
+def test_one_letter_of_two_tokens_is_enough_for_bare_letters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asker = Asker()
+    monkeypatch.setattr(metrics, "get_output_probs_abcd", asker.ask)
+    job = unlearning_job(asker)
+    job.model.tokenizer = Words(1, spaced_d=2)
+    with unlearning._host(job):
+        metrics.get_output_probs_abcd(asker, ["1A"], batch_size=1, n_batches=1)
+    assert set(asker.names) == {"Mistral-7B-v0.1"}
 
 
 def test_prompts_are_plain_and_begin_with_one_bos(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """What each suite hands to SAEBench: every option, followed to the argument that it becomes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sae_lens_bipolar.saebench import BenchConfig
+from sae_lens_bipolar.saebench.suites import ablation, sparse_probing, unlearning
 from sae_lens_bipolar.saebench.suites.registry import SUITES
 from tests.saebench.called import Called, called, stand_ins  # noqa: F401
 
@@ -149,6 +152,26 @@ def test_the_defaults_are_saebenchs_own(
     subjects = ["wmdp-bio", *default.unlearning_datasets]
     assert UnlearningEvalConfig().dataset_names == subjects
     assert default.ravel_batch_size == 16
+
+
+@pytest.mark.parametrize("suite", ["scr", "tpp", "sparse_probing", "unlearning"])
+def test_data_are_read_with_the_trust_and_from_the_folder_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: str
+) -> None:
+    entered: list[Any] = []
+
+    @contextmanager
+    def readable(*args: Any) -> Iterator[None]:
+        entered.append(args)
+        yield
+        entered.append("left")
+
+    module = {"sparse_probing": sparse_probing, "unlearning": unlearning}.get(suite, ablation)
+    monkeypatch.setattr(module, "readable_data", readable)
+    given = {"trust_remote_code": True, "data_folder": str(tmp_path)}
+    job = called(suite, tmp_path / "job", entered.copy, **given)
+    assert job.found == [(True, str(tmp_path))]
+    assert entered == [(True, str(tmp_path)), "left"]
 
 
 def test_scr_takes_the_first_pairs_and_ablates_no_second_poles(tmp_path: Path) -> None:

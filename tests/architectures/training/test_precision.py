@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sae_lens_bipolar.architectures.training.precision import kept_in_float32
+from sae_lens_bipolar.architectures.training.precision import in_float64, kept_in_float32
 
 VALUE = 1.0 + 2.0**-20  # not a number of bfloat16
 
@@ -57,3 +57,9 @@ def test_a_float64_that_was_in_bfloat16_on_the_way_keeps_its_value() -> None:
     module.to("meta")
     assert module.kept.device == module.kept_buffer.device == torch.device("meta")
     assert module.kept.dtype == torch.float32
+
+
+def test_sums_in_float64_stay_on_the_device_where_it_has_them() -> None:
+    for x in (torch.ones(2), torch.ones(2, dtype=torch.bfloat16), torch.ones(2, device="meta")):
+        found = in_float64(x)
+        assert (found.dtype, found.device, found.shape) == (torch.float64, x.device, x.shape)

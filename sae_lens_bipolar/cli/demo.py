@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from sae_lens import AbsTopKTrainingSAEConfig
 from tqdm.auto import tqdm
 
@@ -19,10 +20,11 @@ from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTraini
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.evaluation.describe import describe_latents, two_sided_latents
+from sae_lens_bipolar.explorer.build import PAGE, ExplorerConfig, build
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest
 from sae_lens_bipolar.files.locks import lock_run
-from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, LATENTS, SUMMARY
+from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, EXPLORER, LATENTS, SUMMARY
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.inputs.models import DEFAULT_MODEL
 from sae_lens_bipolar.polarity.counting import Census
@@ -31,10 +33,13 @@ from sae_lens_bipolar.runs.assets import load_assets as load_sweep_assets
 from sae_lens_bipolar.runs.checkpoints import load_sae
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.runs.measuring import require_measured, summarise
+from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, train_and_measure
 from sae_lens_bipolar.runs.sweep_config import settings
 
 __all__ = ["DemoConfig", "load_assets", "run_demo", "summarise"]
+
+_DIALS = 6  # latents per SAE whose dial curve the explorer shows
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class DemoConfig:
     eval_sequences: int = 192  # held-out sequences measured
     loss_sequences: int = 24  # of which the loss is measured on
     latents_shown: int = 12  # two-sided latents described per SAE
+    explored_sequences: int = 768  # that the explorer reads, held-out ones first; 0: no explorer
     arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
     seed: int = 0  # of weights, data order and the held-out split
 
@@ -64,6 +70,10 @@ class DemoConfig:
             if getattr(self, name) < 2:
                 raise ConfigError(f"{name}={getattr(self, name)} is not allowed: give 2 or more")
         require_choice(self.arithmetic, ("auto", "sparse", "dense"), "arithmetic")
+        if self.explored_sequences < 0 or self.explored_sequences == 1:
+            raise ConfigError(
+                f"explored_sequences={self.explored_sequences} is not allowed: give 2 or more, or 0"
+            )
         if not 1 <= self.l0 <= self.d_sae:
             raise ConfigError(
                 f"l0={self.l0} is not allowed: it must be from 1 to d_sae={self.d_sae}"
@@ -78,11 +88,12 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
     resolved = {**asdict(config), "saes": settings(saes)}
     require_same_run(run_dir, resolved)
     with lock_run(run_dir):
-        if not _is_done(run_dir):
+        if not (_is_done(run_dir) and _is_explored(config, run_dir)):
             assets = load_assets(config)
             start_run(run_dir, resolved, command_line())
             train_and_measure(sweep_config(config), saes, assets, run_dir)
             describe_run(config, assets, run_dir)
+            explore_run(config, assets, run_dir)
         require_measured(run_dir)
         page = reports.render(run_dir)
     tqdm.write(reports.tables.text(read_json(run_dir / SUMMARY)))
@@ -139,6 +150,30 @@ def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
         digest = checkpoint_digest(run_dir / CHECKPOINTS / name)
         found = {"name": name, DIGEST: digest, "latents": latents}
         write_json(_latents_file(run_dir, name), found)
+
+
+def explore_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
+    """Write the explorer of the four SAEs, on held-out text and, after it, training text."""
+    if _is_explored(config, run_dir):
+        return
+    tokens = held_out(sweep_config(config), assets)
+    more = config.explored_sequences - len(tokens)
+    if more > 0:
+        train = torch.as_tensor(assets.tokens.train[:more]["input_ids"])
+        tokens = torch.cat([tokens, train])
+    tokens = tokens[: config.explored_sequences].long()
+    sizes = ExplorerConfig(
+        text=config.corpus,
+        tokens=tokens.numel(),
+        context_size=config.context_size,
+        dials=_DIALS,
+        seed=config.seed,
+    )
+    build(find_saes([run_dir]), assets.model, sizes, run_dir / EXPLORER, tokens)
+
+
+def _is_explored(config: DemoConfig, run_dir: Path) -> bool:
+    return not config.explored_sequences or (run_dir / EXPLORER / PAGE).is_file()
 
 
 def _latents_file(run_dir: Path, name: str) -> Path:

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         BipolarError: for an SAE, model, text or output that is not allowed or not there.
     """
-    from sae_lens_bipolar.explorer import build, server
+    from sae_lens_bipolar.explorer import build, neuronpedia, server
 
     if options.serve:
         server.require_server()  # now rather than after the build
@@ -57,5 +57,8 @@ def run(options: argparse.Namespace) -> None:
     model = model_of(sources[0].load(), options.model)
     page = build(sources, model, config, options.output)
     print(f"explorer: {page}")
+    if options.neuronpedia:
+        calls = neuronpedia.export(options.output, options.neuronpedia)
+        print(f"for Neuronpedia: {len(calls)} calls in {options.neuronpedia}")
     if options.serve:
         server.serve(server.live_of(options.output, model, sources), options.port)

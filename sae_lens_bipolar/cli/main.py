@@ -13,6 +13,7 @@ from typing import Any
 
 from sae_lens_bipolar import __version__
 from sae_lens_bipolar.errors import BipolarError
+from sae_lens_bipolar.files.names import EXPLORER
 from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
 
 EXIT_BAD_INPUT = 2
@@ -145,6 +146,7 @@ def _add_publish_options(parser: argparse.ArgumentParser) -> None:
     add("--id", help="folder of the SAE in the repository; for a run, the prefix of its names")
     add("--license", help="Hub identifier of the weights' licence; asked for if not given")
     add("--no-split", dest="with_split", action="store_false", help="leave the splits out")
+    add("--with-explorer", action="store_true", help="add RUN/explorer; it holds excerpts of text")
     add("--message", help="first line of the commit")
 
 
@@ -156,6 +158,9 @@ def _demo(options: argparse.Namespace, _: Sequence[str]) -> None:
     )
     page = run_demo(config, options.output)
     print(f"page: {page}")
+    explorer = options.output / EXPLORER / "index.html"
+    if explorer.is_file():
+        print(f"explorer: {explorer}")
 
 
 def _add_bench_options(parser: argparse.ArgumentParser) -> None:

@@ -170,9 +170,10 @@ class Live:
             self._lock.release()
 
     def _sae(self, asked: Mapping[str, Any]) -> SAE[Any]:
-        if asked.get("sae") not in self.saes:
-            raise ConfigError(f"sae={asked.get('sae')!r}: there are {', '.join(self.saes)}")
-        return self.saes[str(asked["sae"])]
+        name = asked.get("sae")
+        if not isinstance(name, str) or name not in self.saes:
+            raise ConfigError(f"sae={name!r}: there are {', '.join(self.saes)}")
+        return self.saes[name]
 
     def _tokens(self, asked: Mapping[str, Any], name: str) -> torch.Tensor:
         text = asked.get(name)
@@ -187,7 +188,7 @@ class Live:
     def _edit(
         self, sae: SAE[Any], name: str, latent: Any, value: float
     ) -> tuple[EditLatents, bool]:
-        if not isinstance(latent, int) or not 0 <= latent < sae.cfg.d_sae:
+        if type(latent) is not int or not 0 <= latent < sae.cfg.d_sae:  # True is an int, too
             raise ConfigError(f"latent={latent!r}: there are 0 to {sae.cfg.d_sae - 1}")
         records = site.get(self.folder, f"{name}/latents-{latent // SHARD}")
         largest = read_record(records[latent % SHARD])["largest"]

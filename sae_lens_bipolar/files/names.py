@@ -11,6 +11,7 @@ RESULTS = "results"
 SUMMARY = "results/summary.json"  # one row per SAE
 CENSUS = "results/census"  # a file NAME.json per SAE: how often each side of a latent fires
 LATENTS = "results/latents"  # a file NAME.json per SAE: latents described
+EXPLORER = "explorer"  # the folder that a browser opens: all latents
 REPORT = "report"  # tables, figures and the page
 LOCK = ".lock"  # what the operating system locks; empty
 HOLDER = ".lock.json"  # who holds the lock

@@ -81,6 +81,7 @@ def _context(staged: Staged, repo_id: str, license: str, revision: str) -> dict[
             sae.metadata.get("exclude_special_tokens") and sae.metadata.get("prepend_bos")
             for sae in saes
         ),
+        "explorer": staged.explorer,
         "any_split": any(sae.split_id for sae in saes),
         "any_sparsity": any(sae.has_sparsity for sae in saes),
         "sae_lens_version": version("sae-lens"),

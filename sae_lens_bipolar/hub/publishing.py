@@ -10,7 +10,7 @@ or checkpoint's own directory: `sae-lens-bipolar bench RUN --output RUN/bench`.
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,12 +34,13 @@ from sae_lens_bipolar.files.atomic import (
     sha256_of,
 )
 from sae_lens_bipolar.files.locks import lock_run
-from sae_lens_bipolar.files.names import MARKER, RESULTS
+from sae_lens_bipolar.files.names import EXPLORER, MARKER, RESULTS
 from sae_lens_bipolar.files.outputs import mark
 from sae_lens_bipolar.files.paths import remove
 from sae_lens_bipolar.files.redaction import without_secrets
 from sae_lens_bipolar.hub.base_models import check_license
 from sae_lens_bipolar.hub.card import write_card
+from sae_lens_bipolar.hub.explorers import stage_explorer
 from sae_lens_bipolar.hub.faults import ask
 from sae_lens_bipolar.hub.staging import (
     SPLIT,
@@ -69,6 +70,7 @@ class PublishConfig:
     id: str | None = None  # folder of the one SAE, or the prefix of a run's; None: their names
     license: str | None = None  # Hub identifier of the weights' licence; asked for if None
     with_split: bool = True  # also publish each signed SAE's polarity split
+    with_explorer: bool = False  # also publish the run's explorer, which holds excerpts of its text
     message: str | None = None  # first line of the commit; None: which SAEs
 
     def __post_init__(self) -> None:
@@ -132,6 +134,9 @@ def publish(
         _require_own(folder)
         with atomic_path(folder) as scratch:
             staged = stage(dict(zip(ids, sources, strict=True)), scratch, config.with_split)
+            if config.with_explorer:
+                page = stage_explorer(path, sources, scratch)
+                staged = replace(staged, explorer=page)
             saes = staged.saes
             license = config.license or _license(saes, ask_license)
             write_card(staged, config.repo_id, license, config.revision)
@@ -142,7 +147,8 @@ def publish(
         url = _prepare_repository(config)
         message = config.message or f"Publish {', '.join(sae.id for sae in saes)}"
         say(f"uploading {', '.join(published)} to {config.repo_id}")
-        upload = partial(_commit, config, folder, set(published), message)
+        folders = {*published, *([EXPLORER] if staged.explorer else [])}
+        upload = partial(_commit, config, folder, folders, message)
         commit = ask(f"uploading to {config.repo_id}", config.repo_id, upload)
         say("downloading everything again to compare")
         _check_arrival(config.repo_id, commit, folder, published)

@@ -8,8 +8,9 @@ metrics.jsonl, results/        of the SAEs that are published, and only what nam
                                the log of their training, their rows of summary.json, their censuses
 results/saebench.csv, .md      what `bench` measured, from folders of the run that it wrote, and
 results/saebench/FOLDER/       with which configuration and command
+explorer/                      if asked for: the run's explorer, with excerpts of its text
 
-Nothing else of a run leaves the machine: no excerpts of its text, and no file of the user's.
+Nothing else of a run leaves the machine: no other excerpts of its text, and no file of the user's.
 """
 
 import re
@@ -98,6 +99,7 @@ class Staged:
     rows: list[dict[str, Any]]  # its figures of these weights, as in summary.json, `name` the id
     unrecorded: list[str]  # ids whose figures are left out: of which weights is not recorded
     benches: list[Bench]  # SAEBench's numbers
+    explorer: str | None = None  # its page below the folder, where it goes along
 
 
 def published_ids(names: Sequence[str], id: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from sae_lens_bipolar.files.atomic import (
     remove_scratch_of,
 )
 from sae_lens_bipolar.files.locks import locked
-from sae_lens_bipolar.files.names import REPORT
+from sae_lens_bipolar.files.names import EXPLORER, REPORT
 from sae_lens_bipolar.files.outputs import require_replaceable
 from sae_lens_bipolar.reports import drawing, excerpts, figures, tables
 from sae_lens_bipolar.reports.rundir import Run, find_setting, read_run
@@ -85,6 +85,7 @@ def page_html(run: Run, plots: Sequence[figures.Plot]) -> str:
             targets=[f"{target:g}" for target in figures.l0_target(run)],
             saes=[_sae(run, name) for name in run.sae_names()],
             census_tokens=list(dict.fromkeys(census["n_tokens"] for census in run.census.values())),
+            has_explorer=(run.path / EXPLORER / "index.html").is_file(),
             wanted=WANTED,
             shown_contexts=CONTEXTS,
             config_text=shown(

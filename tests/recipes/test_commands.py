@@ -26,6 +26,7 @@ COMMANDS = (
     "sagsae.cells",
     "sagsae.census",
     "sagsae.toys",
+    "speed.explorer",
     "speed.training_step",
 )
 CONFIGS = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "results" not in path.parts)

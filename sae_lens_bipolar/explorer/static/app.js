@@ -52,14 +52,14 @@ function Header({ app, route }) {
   const [view] = route;
   const views = { ...VIEWS, ...(app.live ? { live: "Live text" } : {}) };
   const here = view in views ? view : "latents";
-  const names = app.site.saes.map((one) => [one.name, `${one.name}: ${one.title}`]);
+  const names = app.site.saes.map((one) => [one.name, one.name]);
   const change = (name) => {
     if (here === "compare") return go("compare", name, app.sae.name);
     return go(here, name, ...(here === "latents" || here === "words" ? route.slice(2) : []));
   };
   return html`<header class="top">
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>skip to the content</a>
-    <div class="bar">
+    <div class="controls">
       <${Choice} label="SAE" value=${app.sae.name} options=${names} onChange=${change} />
       <${SearchBox} app=${app} query=${view === "latents" ? (route[2] ?? "") : ""} />
     </div>

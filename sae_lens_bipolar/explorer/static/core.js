@@ -137,4 +137,5 @@ const percent = (share) =>
   share === 0 ? "0" : share < 0.0001 ? "<0.01%" : (100 * share).toFixed(share < 0.01 ? 2 : 1) + "%";
 const grouped = (n) => n.toLocaleString("en-US");
 const signed = (x, digits = 2) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
-const short = (x) => (x === 0 ? "0" : Number(x.toPrecision(3)).toString());
+const rounded = (x) => (x === 0 ? "0" : Number(x.toPrecision(3)).toString());
+const short = (x) => rounded(x).replace("-", "−");

@@ -103,8 +103,8 @@ from sae_lens_bipolar.steering import EditLatents, steering
 model = load_model(${JSON.stringify(site.model)})
 (source,) = find_saes(["path/to/${sae.name}"])
 sae = source.load()
-# ${short(value)} is as far as this side went; turn the sign for the other side
-edit = EditLatents(sae, {${latent}: ${short(value)}}, mode="clamp", unit="raw")
+# ${rounded(value)} is as far as this side went; turn the sign for the other side
+edit = EditLatents(sae, {${latent}: ${rounded(value)}}, mode="clamp", unit="raw")
 with steering(model, edit):
     print(model.generate("The", max_new_tokens=40, do_sample=False))`;
   return html`<details class="python"><summary>as Python</summary><${Copy} text=${text} /></details>`;

@@ -9,14 +9,11 @@ const LEFT_TO_RIGHT = [1, 0]; // sides as they stand on the page
 // The pieces of a token as nodes: spaces at its start, line breaks and tabs made visible.
 function tokenPieces(text) {
   const marks = { " ": "·", "\n": "⏎", "\t": "⇥" };
-  const pieces = [];
-  const body = text.replace(/^[ \n\t]+|[\n\t]/g, (run) => {
-    return [...run].map((c) => `\u0000${marks[c]}\u0000`).join("");
+  const pieces = text.split(/(^[ \n\t]+|[\n\t])/).map((piece, i) => {
+    if (i % 2 === 0) return visible(piece);
+    return html`<i class="mark">${[...piece].map((c) => marks[c]).join("")}</i>`;
   });
-  body.split("\u0000").forEach((piece, i) => {
-    if (piece) pieces.push(i % 2 ? html`<i class="mark">${piece}</i>` : visible(piece));
-  });
-  return pieces.length ? pieces : html`<i class="mark">∅</i>`;
+  return text ? pieces : html`<i class="mark">∅</i>`;
 }
 
 function Token({ app, rank, value, plain }) {
@@ -49,7 +46,7 @@ function Context({ app, context, side }) {
     >`;
   });
   return html`<li class="context">
-    <span class="value">${short((side ? -1 : 1) * context.peak).replace("-", "−")}</span>
+    <span class="value">${short((side ? -1 : 1) * context.peak)}</span>
     <q dir="auto">${spans}</q>
   </li>`;
 }

@@ -84,6 +84,7 @@ function LatentTable({ app, query }) {
   if (!columns) return html`<${Waiting} />`;
   const change = (key) => (value) => setFilter({ ...filter, [key]: value });
   return html`<section aria-label="latents">
+    <p class="note">${visible(sae.title)}; ${grouped(sae.d_sae)} latents${sae.signed ? "" : ", none negative"}.</p>
     <div class="filters">
       <${Choice} label="show" value=${filter.kind} options=${KINDS} onChange=${change("kind")} />
       <${Choice} label="sort by" value=${filter.sort} options=${SORTS} onChange=${change("sort")} />

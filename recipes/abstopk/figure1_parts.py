@@ -1,5 +1,6 @@
 """The parts of Figure 1: words in templates, latents turned, contexts read."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.polarity.counting import Census, CensusCounter
 from sae_lens_bipolar.polarity.splitting import is_signed
 from sae_lens_bipolar.runs.checkpoints import load_sae
+from sae_lens_bipolar.steering.units import ExtrapolationWarning
 
 _BATCH = 16  # sequences in one pass
 _CHUNK = 5  # latents turned between two files
@@ -146,6 +148,8 @@ def run_opposition(config: Figure1Config, run: Path, folder: Path) -> dict[str, 
 @torch.no_grad()
 def run_dial(config: Figure1Config, run: Path, folder: Path, label: str) -> dict[str, Any]:
     """One SAE's latents turned, and random directions as long, under three readouts."""
+    # A side that a latent lacks is turned to on purpose.
+    warnings.simplefilter("ignore", ExtrapolationWarning)
     sae, text = load_sae(run / CHECKPOINTS / config.saes[label]), _text(config, run, folder)
     z = _encode(sae, text.x)
     census = _census(sae, z)

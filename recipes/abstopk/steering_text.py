@@ -85,14 +85,16 @@ def openings(tokenizer: Any, n: int, length: int, judge: Any) -> list[str]:
         DataError: if there are fewer.
     """
     chosen: list[list[str]] = []
+    seen: set[str] = set()
     for side in reviews_of("prompts"):
-        found = []
+        found: list[str] = []
         for text in side:
             ids = tokenizer(text[:400], add_special_tokens=False)["input_ids"]
             opening = tokenizer.decode(ids[:length])
             again = tokenizer(opening, add_special_tokens=False)["input_ids"]
             whole = len(ids) > length and tokenizer.decode(ids[length : length + 1]).startswith(" ")
-            if whole and again == ids[:length] and judge(opening) == 0 and opening not in found:
+            if whole and again == ids[:length] and judge(opening) == 0 and opening not in seen:
+                seen.add(opening)
                 found.append(opening)
         chosen.append(found)
     there = 2 * min(map(len, chosen))

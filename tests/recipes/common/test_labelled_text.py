@@ -1,7 +1,10 @@
 """Labelled text is what the suites ask for: classes, ratings, splits, and SAEBench reads it."""
 
 import json
+import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,3 +97,31 @@ def test_the_real_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     smallest = min(Counter((r["category"], r["rating"]) for r in map(json.loads, lines)).values())
     assert (len(lines), smallest) == (4292, 192)
     assert labelled_text.movie_reviews() == folder
+
+
+def test_all_reviews_come_once_with_label_and_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "wheel.zip"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        rows = ["text,label,source", '"A fine<br /><br />film, really",1,imdb', "dull,0,imdb"]
+        rows += ["dull,0,imdb", '"  "  ,0,imdb', "so  so,1,rotten_tomatoes"]
+        archive.writestr("movie_reviews/data/combined_movie_reviews.csv", "\n".join(rows) + "\n")
+    opened = []
+
+    @contextmanager
+    def open_here(*_: object) -> Iterator[zipfile.ZipFile]:
+        opened.append(wheel)
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+
+    monkeypatch.setattr(labelled_text, "open_wheel", open_here)
+    monkeypatch.setenv("SAE_LENS_BIPOLAR_CACHE", str(tmp_path / "cache"))
+    found = labelled_text.labelled_reviews()
+    assert found == [
+        labelled_text.Review("A fine film, really", True, "imdb"),
+        labelled_text.Review("dull", False, "imdb"),
+        labelled_text.Review("so so", True, "rotten_tomatoes"),
+    ]
+    assert labelled_text.labelled_reviews() == found
+    assert len(opened) == 1  # the second call reads what the first kept

@@ -13,6 +13,7 @@ from typing import Any
 
 from sae_lens_bipolar import __version__
 from sae_lens_bipolar.errors import BipolarError
+from sae_lens_bipolar.files.atomic import explaining_full_disk
 from sae_lens_bipolar.files.names import EXPLORER
 from sae_lens_bipolar.runs.interrupts import Stopped, stoppable
 
@@ -62,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             options, rest = parser.parse_known_args(argv)
             if rest and options.command != "train":
                 parser.error(f"unrecognised arguments: {' '.join(rest)}")
-            code = options.run(options, rest)
+            # Commands name the folder themselves where they write; this is for all the rest.
+            with explaining_full_disk(getattr(options, "output", None) or "the output directory"):
+                code = options.run(options, rest)
     except Stopped as stop:
         kept = _KEPT.get(options.command, "run the command again")
         output = getattr(options, "output", None) or "its output directory"

@@ -90,7 +90,7 @@ def explaining_full_disk(directory: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_full_disk(error):
+        if isinstance(error, DiskFullError) or not is_full_disk(error):
             raise
         raise DiskFullError(
             f"no space left while writing below {directory}: what was finished before is whole; "
@@ -129,7 +129,8 @@ def shown_name(error: OSError) -> str:
     return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, says that a disk or quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.files.atomic import write_json, write_text
+from sae_lens_bipolar.files.atomic import explaining_write_errors, write_json, write_text
 from sae_lens_bipolar.files.fields import (
     an_object,
     check_field,
@@ -75,8 +75,9 @@ def start_run(run_dir: Path, config: Mapping[str, Any], command: str) -> None:
     claim_output(run_dir)
     if (run_dir / CONFIG_FILE).exists():
         return
-    write_json(run_dir / ENVIRONMENT_FILE, environment(command, seed=config.get("seed")))
-    write_text(run_dir / CONFIG_FILE, yaml.safe_dump(_plain(config), sort_keys=False))
+    with explaining_write_errors(run_dir):
+        write_json(run_dir / ENVIRONMENT_FILE, environment(command, seed=config.get("seed")))
+        write_text(run_dir / CONFIG_FILE, yaml.safe_dump(_plain(config), sort_keys=False))
 
 
 def environment(command: str, seed: int | None = None) -> dict[str, Any]:

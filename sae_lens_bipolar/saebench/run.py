@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from sae_lens_bipolar.errors import BipolarError, ConfigError, ModelError
-from sae_lens_bipolar.files.atomic import write_json
+from sae_lens_bipolar.files.atomic import explaining_full_disk, is_full_disk, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.outputs import require_output
 from sae_lens_bipolar.files.redaction import command_line
@@ -71,6 +71,7 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
     Raises:
         BenchError: if SAEBench is not installed, or of a version that this package does not know.
         CheckpointError, ConfigError, LockError: bad input, before any forward pass.
+        DiskFullError: if the disk is full; what was finished is kept.
     """
     require_saebench()
     output = Path(output).expanduser().resolve()
@@ -78,7 +79,8 @@ def bench(saes: Sequence[str | Path], output: str | Path, config: BenchConfig) -
     subjects = [subject_of(source, config) for source in find_saes(saes)]
     identity = {name: value for name, value in vars(config).items() if name not in _FREE}
     require_output(output)
-    with lock_run(output), same_randomness():  # loading a model draws numbers too
+    # Loading a model draws numbers too.
+    with lock_run(output), same_randomness(), explaining_full_disk(output):
         require_same_run(output, identity)
         pending = pending_tasks(subjects, resolved, output)
         start_run(output, identity, command_line())
@@ -187,9 +189,11 @@ def _run_task(task: Task, model: LanguageModel, config: BenchConfig, output: Pat
             "identity": identity_of(task, config),
         }
         store.finish(output, task.suite, task.protocol, name, job.results, record)
-    except BipolarError as error:
-        return str(error)
     except Exception as error:  # a suite that fails must not take the others with it
+        if is_full_disk(error):  # which no other suite could write to either
+            raise
+        if isinstance(error, BipolarError):
+            return str(error)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())

@@ -27,10 +27,11 @@ _ARITHMETIC = tuple(
 )
 _MEASURE = tuple(f"evaluation/{x}" for x in ("reconstruction", "sinks_and_batches", "placement"))
 _MORE: dict[str, tuple[str, ...]] = {
-    "abstopk": (_STEPS[0], "architectures/registry"),
-    "sparse_topk": (_STEPS[0], "architectures/registry"),
-    "gated_l0": (_STEPS[1], "architectures/training/l0_control", "architectures/registry"),
-    "sign_aware_gated": (_STEPS[1], "polarity/splitting"),
+    "abstopk": (_STEPS[0], "architectures/record", "architectures/registry", "polarity/splitting"),
+    **dict.fromkeys(("bi_jumprelu", "bi_topk", "unrolled_abstopk"), ("polarity/splitting",)),
+    "sparse_topk": (_STEPS[0], "architectures/record"),
+    "gated_l0": (_STEPS[1], "architectures/training/l0_control", "architectures/record"),
+    "sign_aware_gated": (_STEPS[1], "architectures/record", "polarity/splitting"),
     "record": ("architectures/registry", "saebench/suite_records", "saebench/suite_options"),
     "registry": ("architectures/record",),
     "gate": ("architectures/sign_aware_gated",),

@@ -37,6 +37,8 @@ def counted(n: int) -> int:
     return steps
 '''
 TESTS = """
+import subprocess
+
 from planted.limits import counted, passes, scaled
 
 
@@ -50,6 +52,11 @@ def test_scaled():
 
 def test_counted():
     assert counted(3) == 3
+
+
+def test_in_a_process_of_its_own():
+    assert counted(1) == 1
+    assert subprocess.run(["true"]).returncode == 0
 """
 
 
@@ -69,6 +76,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_missed_bound_survives_and_the_rest_is_killed(planted: str) -> None:
     baseline, _ = trials.measure("test_planted.py", [planted])
+    assert "test_planted.py::test_in_a_process_of_its_own" not in baseline
     assert [planted, "passes"] in baseline["test_planted.py::test_passes"]["entered"]
     assert [planted, "passes"] not in baseline["test_planted.py::test_scaled"]["entered"]
     wanted = (

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -30,8 +31,11 @@ _WITHOUT = ("cacheprovider", "xdist", "unraisableexception", "threadexception", 
 _QUIET = ("-q", "-m", "not slow", *(part for name in _WITHOUT for part in ("-p", f"no:{name}")))
 # Processor seconds that one test may take: so many times its own, and at least so many.
 _PATIENCE, _LEAST_PATIENCE = 10, 20
+_ENOUGH = 60  # seconds of tests that a mutant is tried on
+_COMPILED = "_numba.py"  # functions there are entered without Python's knowledge
 _LONGEST = 1800  # seconds that any process may take, however busy the machine
 
+_START = subprocess.Popen.__init__.__code__
 _OURS = ("sae_lens_bipolar", "tests", "_", "conftest", "test_", "recipes")
 
 Baseline = dict[str, dict[str, Any]]  # test id -> {"seconds", "entered": [module, function]}
@@ -51,7 +55,7 @@ def warm_up(modules: Iterable[str]) -> None:
 def measure(file: str, modules: list[str]) -> tuple[Baseline, list[str]]:
     """How long each test of a file takes, which functions of the modules it enters; its imports.
 
-    Tests that fail or are skipped are left out: they say nothing of a change.
+    Tests that fail, are skipped or start processes are left out: they say nothing of a change.
     """
     watch = _Watch(modules)
 
@@ -69,14 +73,18 @@ def verdict(mutant: Mutant, baseline: Baseline) -> dict[str, Any]:
     """What the tests that enter the mutant's function, quickest first, say to it.
 
     Returns:
-        `outcome` ("killed", "timeout" or "survived"), `by` (the test), `seconds`.
+        `outcome` ("killed", "survived", or "timeout", where its process died too), `by` (the test),
+        `seconds` and the number of `tests` that were asked.
     """
-    where = [mutant.file, mutant.function]
-    asked = {
-        test: known["seconds"] for test, known in baseline.items() if where in known["entered"]
-    }
-    if not asked or mutant.function.startswith(MODULE):  # compiled, or outside of functions
-        asked = {test: known["seconds"] for test, known in baseline.items()}
+    everywhere = mutant.function.startswith(MODULE) or mutant.file.endswith(_COMPILED)
+    asked: dict[str, float] = {}
+    for test, known in sorted(baseline.items(), key=lambda item: item[1]["seconds"]):
+        if everywhere or [mutant.file, mutant.function] in known["entered"]:
+            asked[test] = known["seconds"]
+        if sum(asked.values()) > _ENOUGH:
+            break
+    if not asked:
+        return {"outcome": "survived", "by": "no test enters it", "seconds": 0.0, "tests": 0}
     source = (selection.ROOT / mutant.file).read_text(encoding="utf-8")
     code = compile(mutated(source, mutant), str(selection.ROOT / mutant.file), "exec")
     order = _Order(asked)
@@ -139,19 +147,25 @@ def _in_child(task: Callable[[], Any], seconds: int = _LONGEST) -> Any:
         silence = os.open(os.environ.get("MUTANTS_LOG", os.devnull), os.O_CREAT | os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
-        send.send(json.dumps(task()))
+        try:
+            send.send(json.dumps({"result": task()}))
+        except Exception as error:  # of this runner; those of tests are pytest's
+            send.send(json.dumps({"error": repr(error)}))
 
     child = context.Process(target=body)
     child.start()
     send.close()
     try:
-        return json.loads(receive.recv()) if receive.poll(_LONGEST) else None
+        found = json.loads(receive.recv()) if receive.poll(_LONGEST) else {"result": None}
     except EOFError:
-        return None
+        found = {"result": None}
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
         child.join()
+    if "error" in found:
+        raise RuntimeError(found["error"])
+    return found["result"]
 
 
 class _Watch:
@@ -165,12 +179,18 @@ class _Watch:
         self.entered: Mapping[str, set[tuple[str, str]]] = defaultdict(set)
         self.shared: set[tuple[str, str]] = set()  # by fixtures, which may serve several tests
         self.seconds: dict[str, float] = {}
+        self.with_children: set[str] = set()  # processes of their own, where nothing is changed
 
-    def _noting(self, into: set[tuple[str, str]]) -> Iterator[None]:
+    def _noting(self, test: str, into: set[tuple[str, str]]) -> Iterator[None]:
         def profile(frame: FrameType, event: str, _: Any) -> None:
-            if event == "call" and (known := self.names.get(frame.f_code.co_filename)):
+            code = frame.f_code
+            if event != "call":
+                return
+            if known := self.names.get(code.co_filename):
                 name, functions = known
-                into.add((name, functions.get(frame.f_code.co_firstlineno, MODULE)))
+                into.add((name, functions.get(code.co_firstlineno, MODULE)))
+            elif code is _START:
+                self.with_children.add(test)
 
         threading.setprofile(profile)
         sys.setprofile(profile)
@@ -182,12 +202,12 @@ class _Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
-        return (yield from self._noting(self.shared))
+        return (yield from self._noting(item.nodeid, self.shared))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         begun = time.process_time()
-        result = yield from self._noting(self.entered[item.nodeid])  # type: ignore[index]
+        result = yield from self._noting(item.nodeid, self.entered[item.nodeid])  # type: ignore[index]
         self.seconds[item.nodeid] = round(time.process_time() - begun, 3)
         return result
 
@@ -195,6 +215,7 @@ class _Watch:
         return {
             test: {"seconds": seconds, "entered": sorted(self.entered[test] | self.shared)}
             for test, seconds in self.seconds.items()
+            if test not in self.with_children
         }
 
 

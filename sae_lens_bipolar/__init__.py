@@ -12,6 +12,7 @@ from sae_lens_bipolar.architectures.registry import ARCHITECTURES, register, unr
 from sae_lens_bipolar.errors import host_lacks
 
 if TYPE_CHECKING:
+    from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig
     from sae_lens_bipolar.architectures.batch_abstopk import (
         BatchAbsTopKTrainingSAEConfig,
         MatryoshkaBatchAbsTopKTrainingSAEConfig,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sae_lens_bipolar.inputs.models import load_model
     from sae_lens_bipolar.polarity import census, merge, split
     from sae_lens_bipolar.runs.checkpoints import load_sae
+    from sae_lens_bipolar.runs.sweep import run_sweep
+    from sae_lens_bipolar.runs.sweep_config import SweepConfig, SweepSAE
     from sae_lens_bipolar.steering import (  # not `steering`: at the root that is the subpackage
         AblateDirection,
         AddVector,
@@ -37,11 +40,12 @@ if TYPE_CHECKING:
         measure_scale,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> the module of this package that it is loaded from.
 _HOMES = {
     "AblateDirection": "steering",
+    "AbsTopKTrainingSAEConfig": "architectures.abstopk",
     "AddVector": "steering",
     "BatchAbsTopKTrainingSAEConfig": "architectures.batch_abstopk",
     "BiJumpReLUTrainingSAEConfig": "architectures.bi_jumprelu",
@@ -51,6 +55,8 @@ _HOMES = {
     "MatryoshkaBatchAbsTopKTrainingSAEConfig": "architectures.batch_abstopk",
     "SignAwareGatedTrainingSAEConfig": "architectures.sign_aware_gated",
     "SparseTopKTrainingSAEConfig": "architectures.sparse_topk",
+    "SweepConfig": "runs.sweep_config",
+    "SweepSAE": "runs.sweep_config",
     "UnrolledAbsTopKTrainingSAEConfig": "architectures.unrolled_abstopk",
     "census": "polarity",
     "describe_latents": "evaluation.describe",
@@ -62,6 +68,7 @@ _HOMES = {
     "measure": "evaluation.reconstruction",
     "measure_scale": "steering",
     "merge": "polarity",
+    "run_sweep": "runs.sweep",
     "split": "polarity",
     "split_tokens": "inputs.corpora",
 }
@@ -90,6 +97,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ARCHITECTURES",
     "AblateDirection",
+    "AbsTopKTrainingSAEConfig",
     "AddVector",
     "Architecture",
     "BatchAbsTopKTrainingSAEConfig",
@@ -101,6 +109,8 @@ __all__ = [
     "Sides",
     "SignAwareGatedTrainingSAEConfig",
     "SparseTopKTrainingSAEConfig",
+    "SweepConfig",
+    "SweepSAE",
     "UnrolledAbsTopKTrainingSAEConfig",
     "__version__",
     "census",
@@ -114,6 +124,7 @@ __all__ = [
     "measure_scale",
     "merge",
     "register",
+    "run_sweep",
     "split",
     "split_tokens",
     "unregister",

@@ -95,7 +95,11 @@ class TrainingPlan:
 
     def _points(self, plan: ModelPlan) -> list[Point]:
         return [
-            *(Point("topk", f"k{k}", SparseTopKTrainingSAEConfig, {"k": k}) for k in plan.k),
+            # From zeros, as SAELens's configuration of AbsTopK below starts.
+            *(
+                Point("topk", f"k{k}", SparseTopKTrainingSAEConfig, {"k": k, "b_dec_init": "zeros"})
+                for k in plan.k
+            ),
             *(Point("abstopk", f"k{k}", AbsTopKTrainingSAEConfig, {"k": k}) for k in plan.k),
             *(
                 Point(

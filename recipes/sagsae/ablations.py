@@ -32,8 +32,8 @@ from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
 
 CONFIG = Path(__file__).parent / "ablations.yaml"
-SMALL_THRESHOLDS = {"threshold_init_l0": None, "threshold_init": 0.01}
-LARGE_THRESHOLDS = {"threshold_init_l0": None, "threshold_init": 5.0}  # u has a deviation near 1
+SMALL_THRESHOLDS = {"threshold_init_l0": 0, "threshold_init": 0.01}
+LARGE_THRESHOLDS = {"threshold_init_l0": 0, "threshold_init": 5.0}  # u has a deviation near 1
 NO_RESETS = {"reset_dead_thresholds": False}
 # Label -> (width in units of H, what differs from the recommended settings).
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {

@@ -142,6 +142,8 @@ def make_sae(params: Mapping[str, Any], hookpoint: str, label: str, l0: int) -> 
         fields |= {"l1_coefficient": params["l1_start"], **params["l0_control"]}
     else:
         fields |= {"k": l0}
+        if kind.config is SparseTopKTrainingSAEConfig:
+            fields["b_dec_init"] = "zeros"  # as SAELens's TopK and AbsTopK start
     return SweepSAE(
         hook_name=f"blocks.{params['layer']}.hook_{hookpoint}",
         config=partial(kind.config, **fields),

@@ -1,10 +1,29 @@
 """SAELens's AbsTopK, trained on the active latents only."""
 
+from dataclasses import dataclass
+
 from sae_lens.saes import abstopk_sae
+from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import ABSTOPK
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture, Sides
+from sae_lens_bipolar.architectures.training.start import DataStartConfig
 from sae_lens_bipolar.architectures.training.top_k_step import TopKOnPairs
+
+
+@dataclass
+class AbsTopKTrainingSAEConfig(DataStartConfig, abstopk_sae.AbsTopKTrainingSAEConfig):
+    """SAELens's configuration of that name, and where `b_dec` starts.
+
+    Saved for inference as SAELens's `abstopk`, like the other one. SAELens's own configuration
+    trains with the same class, from zeros as its class does; but SAELens's runner of one SAE builds
+    every configuration anew by its architecture's name, and so gets this one.
+    """
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "abstopk"
 
 
 class AbsTopKTrainingSAE(TopKOnPairs, abstopk_sae.AbsTopKTrainingSAE):
@@ -29,7 +48,8 @@ RECORD = Architecture(
     source="arXiv 2510.00404",
     cites=(ABSTOPK,),
     signed=True,
-    training=(AbsTopKTrainingSAE, abstopk_sae.AbsTopKTrainingSAEConfig),
+    when="The first choice for signed latents: exactly k per token, nothing to tune, stock files.",
+    training=(AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig),
     takes_over=True,
     saelens_from="6.53",
     sides=_sides,

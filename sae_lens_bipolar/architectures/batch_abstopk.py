@@ -32,10 +32,10 @@ from sae_lens_bipolar.architectures.bi_jumprelu import BiJumpReLUSAEConfig
 from sae_lens_bipolar.architectures.citations import ABSTOPK, BATCHTOPK, MATRYOSHKA_SAE
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
 from sae_lens_bipolar.architectures.training.checks import (
-    RefusesBadActivations,
     check_fields,
     require_k,
 )
+from sae_lens_bipolar.architectures.training.start import DataStartConfig, StartsFromData
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 
@@ -59,7 +59,7 @@ class BatchAbsTopK(nn.Module):
 
 
 @dataclass
-class BatchAbsTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig):
+class BatchAbsTopKTrainingSAEConfig(DataStartConfig, BatchTopKTrainingSAEConfig):
     """Configuration of `BatchAbsTopKTrainingSAE`: the fields of SAELens's `batchtopk`.
 
     Args:
@@ -90,7 +90,7 @@ class BatchAbsTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig):
 
 # SAELens's classes call each other through super(), so the order of the bases is the mixture:
 # encoder, threshold and files of BatchTopK, auxiliary loss of AbsTopK, the rest of TopK.
-class BatchAbsTopKTrainingSAE(RefusesBadActivations, BatchTopKTrainingSAE, AbsTopKTrainingSAE):
+class BatchAbsTopKTrainingSAE(StartsFromData, BatchTopKTrainingSAE, AbsTopKTrainingSAE):
     """BatchTopK by magnitude, signs kept; saved for inference as `bi_jumprelu`.
 
     Trained with squared error plus the AbsTopK auxiliary loss on dead latents.
@@ -134,6 +134,7 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
 
     Args:
         matryoshka_widths: widths of the nested prefixes, rising; d_sae is added where missing.
+            Empty: a sixteenth and a quarter of d_sae, and d_sae.
         use_matryoshka_aux_loss: dead latents reconstruct the error of their own level.
 
     Raises:
@@ -147,13 +148,16 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.matryoshka_widths:
+            widths = {self.d_sae // 16, self.d_sae // 4, self.d_sae} - {0}
+            self.matryoshka_widths = sorted(widths)
         super().__post_init__()
         widths = self.matryoshka_widths
         rising = all(a < b for a, b in zip([0, *widths], [*widths, self.d_sae + 1], strict=True))
-        if not widths or not rising or not all(isinstance(width, int) for width in widths):
+        if not rising or not all(isinstance(width, int) for width in widths):
             raise ConfigError(
                 f"matryoshka_widths={widths!r} is not allowed: it must be a rising list of widths "
-                f"from 1 to d_sae ({self.d_sae}), and not empty."
+                f"from 1 to d_sae ({self.d_sae})."
             )
         if self.reshape_activations != "none":
             raise ConfigError(
@@ -226,6 +230,7 @@ RECORD = Architecture(
     source="after arXiv 2412.06410 and 2510.00404",
     cites=(BATCHTOPK, ABSTOPK),
     signed=True,
+    when="AbsTopK where tokens differ in how many latents they need: k is an average per batch.",
     training=(BatchAbsTopKTrainingSAE, BatchAbsTopKTrainingSAEConfig),
     at_l0=lambda d_sae, l0: {"k": l0},
 )
@@ -236,6 +241,7 @@ MATRYOSHKA = Architecture(
     source="after arXiv 2503.17547 and 2510.00404",
     cites=(MATRYOSHKA_SAE, ABSTOPK),
     signed=True,
+    when="Where the first latents should be the coarse ones: each nested prefix reconstructs.",
     training=(MatryoshkaBatchAbsTopKTrainingSAE, MatryoshkaBatchAbsTopKTrainingSAEConfig),
-    at_l0=lambda d_sae, l0: {"k": l0, "matryoshka_widths": [d_sae // 4, d_sae]},
+    at_l0=lambda d_sae, l0: {"k": l0},
 )

@@ -18,7 +18,7 @@ gradients), Anthropic's January 2025 update (tanh penalty), Gemma Scope 2 (quadr
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sae_lens.saes.jumprelu_sae import (
@@ -39,9 +39,10 @@ from typing_extensions import override
 
 from sae_lens_bipolar.architectures.citations import ABSTOPK, JUMPRELU
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture, Sides
-from sae_lens_bipolar.architectures.training.checks import RefusesBadActivations, check_fields
+from sae_lens_bipolar.architectures.training.checks import check_fields
+from sae_lens_bipolar.architectures.training.l0_control import L0ControlConfig, MeetsL0Target
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
-from sae_lens_bipolar.errors import require_choice, require_number
+from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
 _THRESHOLDS = ("threshold_positive", "threshold_negative")
 
@@ -110,22 +111,19 @@ class BiJumpReLUSAE(_TwoSidedJump):
 
 
 @dataclass
-class BiJumpReLUTrainingSAEConfig(JumpReLUTrainingSAEConfig):
-    """Configuration of `BiJumpReLUTrainingSAE`: the fields and meanings of SAELens's `jumprelu`.
+class BiJumpReLUTrainingSAEConfig(L0ControlConfig, JumpReLUTrainingSAEConfig):
+    """Configuration of `BiJumpReLUTrainingSAE`: the fields and meanings of SAELens's `jumprelu`,
+    and those of `L0ControlConfig`: with `l0_target`, the thresholds follow it.
 
     Args:
         jumprelu_init_threshold: initial threshold of both sides, in units of u; 0 or more.
-        jumprelu_bandwidth: width of the straight-through estimator's window; above 0.
         jumprelu_sparsity_loss_mode: "step", "tanh" or "quadratic", summed over both sides.
-        l0_coefficient: weight of the sparsity loss; it rises over `l0_warm_up_steps`.
-        pre_act_loss_coefficient: weight of the loss on dead latents; None for none.
-        jumprelu_tanh_scale: slope of the tanh penalty.
-        jumprelu_ste_to_input: whether the estimator's gradient reaches the encoder too.
-        target_l0: number of latents per token that the quadratic penalty aims at.
 
     Raises:
         ConfigError: naming the field, its value and what is allowed.
     """
+
+    STEERED: ClassVar[str] = "l0"
 
     @override
     @classmethod
@@ -137,23 +135,24 @@ class BiJumpReLUTrainingSAEConfig(JumpReLUTrainingSAEConfig):
         return BiJumpReLUSAEConfig
 
     def __post_init__(self) -> None:
-        check_fields(self)
         super().__post_init__()
         modes = ("step", "tanh", "quadratic")
         require_choice(self.jumprelu_sparsity_loss_mode, modes, "jumprelu_sparsity_loss_mode")
         # A negative threshold would let both sides of a latent fire at once.
         require_number(self.jumprelu_init_threshold, "jumprelu_init_threshold", minimum=0)
         require_number(self.jumprelu_bandwidth, "jumprelu_bandwidth", minimum=0, exclusive=True)
-        require_number(self.l0_coefficient, "l0_coefficient", minimum=0)
         if self.pre_act_loss_coefficient is not None:
             require_number(self.pre_act_loss_coefficient, "pre_act_loss_coefficient", minimum=0)
         if self.jumprelu_sparsity_loss_mode == "quadratic":
             require_number(self.target_l0, "target_l0", 0, maximum=self.d_sae, exclusive=True)
+            if self.l0_target is not None:
+                raise ConfigError(
+                    f"l0_target={self.l0_target} is not allowed beside the quadratic penalty, "
+                    f"which aims at target_l0={self.target_l0}: leave one of the two out"
+                )
 
 
-class BiJumpReLUTrainingSAE(
-    RefusesBadActivations, _TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConfig]
-):
+class BiJumpReLUTrainingSAE(MeetsL0Target, _TwoSidedJump, TrainingSAE[BiJumpReLUTrainingSAEConfig]):
     """Training two-sided JumpReLU: squared error plus a sparsity penalty over both sides.
 
         step       lambda (L0+ + L0-)
@@ -161,9 +160,12 @@ class BiJumpReLUTrainingSAE(
         quadratic  lambda 2 / L0* (L0+ + L0- - L0*)^2
 
     The thresholds are float32 parameters, projected to 0 or more before they are used or saved.
+    With `l0_target` they start where that many latents fire, and are scaled towards it before
+    each step: the estimator's window holds too few samples for lambda to steer by.
     """
 
     cfg: BiJumpReLUTrainingSAEConfig
+    moves_thresholds = True
 
     @override
     def initialize_weights(self) -> None:
@@ -179,6 +181,26 @@ class BiJumpReLUTrainingSAE(
         with kept_in_float32(self, *_THRESHOLDS):
             super()._apply(*args, **kwargs)
         return self
+
+    @override
+    def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.process_sae_in(x) @ self.W_enc + self.b_enc).abs()
+
+    @override
+    def set_thresholds(self, thresholds: torch.Tensor) -> None:
+        for name in _THRESHOLDS:
+            getattr(self, name).copy_(thresholds)
+
+    @override
+    @torch.no_grad()
+    def scale_thresholds(self, scale: float) -> None:
+        for name in _THRESHOLDS:
+            getattr(self, name).mul_(scale)
+
+    @override
+    def sparsity_is_chosen(self) -> bool:
+        quadratic = self.cfg.jumprelu_sparsity_loss_mode == "quadratic"
+        return quadratic or super().sparsity_is_chosen()
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,8 +292,9 @@ RECORD = Architecture(
     source="after arXiv 2407.14435 and 2510.00404",
     cites=(JUMPRELU, ABSTOPK),
     signed=True,
+    when="Where a learned threshold per side is wanted and L0 may vary from token to token.",
     training=(BiJumpReLUTrainingSAE, BiJumpReLUTrainingSAEConfig),
     inference=(BiJumpReLUSAE, BiJumpReLUSAEConfig),
     sides=_sides,
-    at_l0=lambda d_sae, l0: {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": l0},
+    at_l0=lambda d_sae, l0: {"l0_target": l0},
 )

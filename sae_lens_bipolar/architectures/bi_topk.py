@@ -40,10 +40,10 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.citations import ABSTOPK, TOPK
 from sae_lens_bipolar.architectures.record import DECODE, Architecture, Sides
 from sae_lens_bipolar.architectures.training.checks import (
-    RefusesBadActivations,
     check_fields,
     require_k,
 )
+from sae_lens_bipolar.architectures.training.start import DataStartConfig, StartsFromData
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 
@@ -144,7 +144,7 @@ class BiTopKSAE(_TwoSidedTopK, TopKSAE):
 
 
 @dataclass
-class BiTopKTrainingSAEConfig(TopKTrainingSAEConfig):
+class BiTopKTrainingSAEConfig(DataStartConfig, TopKTrainingSAEConfig):
     """Configuration of `BiTopKTrainingSAE`: the fields of SAELens's `topk`, and the dial.
 
     Args:
@@ -159,7 +159,7 @@ class BiTopKTrainingSAEConfig(TopKTrainingSAEConfig):
         ConfigError: naming the field, its value and what is allowed.
     """
 
-    initial_b_negative: float = 0.0
+    initial_b_negative: float = 0.0  # b- at the start; 0: AbsTopK, far below 0: TopK
 
     @override
     @classmethod
@@ -178,7 +178,7 @@ class BiTopKTrainingSAEConfig(TopKTrainingSAEConfig):
         require_number(self.aux_loss_coefficient, "aux_loss_coefficient", 0)
 
 
-class BiTopKTrainingSAE(RefusesBadActivations, _TwoSidedTopK, TopKTrainingSAE):
+class BiTopKTrainingSAE(StartsFromData, _TwoSidedTopK, TopKTrainingSAE):
     """Training Bi-TopK: squared error plus SAELens's TopK auxiliary loss over both sides.
 
     With `n` dead latents, the `min(d_in / 2, n)` largest of their 2 n pre-activations reconstruct
@@ -269,6 +269,7 @@ RECORD = Architecture(
     source="after arXiv 2406.04093 and 2510.00404",
     cites=(TOPK, ABSTOPK),
     signed=True,
+    when="Where some latents should be two-sided and others not: training decides, side by side.",
     training=(BiTopKTrainingSAE, BiTopKTrainingSAEConfig),
     inference=(BiTopKSAE, BiTopKSAEConfig),
     sides=_sides,

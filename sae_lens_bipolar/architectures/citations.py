@@ -67,3 +67,9 @@ SAELENS = (
     "  author = {Bloom, Joseph and Tigges, Curt and Duong, Anthony and Chanin, David},\n"
     "  year   = {2024},\n  howpublished = {https://github.com/decoderesearch/SAELens}\n}"
 )
+PACKAGE = (
+    "@software{saelensbipolar,\n"
+    "  title  = {sae-lens-bipolar: signed sparse autoencoders for SAELens},"
+    "\n  author = {The sae-lens-bipolar authors},\n"
+    "  url    = {https://github.com/sae-lens-bipolar/sae-lens-bipolar}\n}"
+)

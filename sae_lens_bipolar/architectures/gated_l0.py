@@ -108,7 +108,8 @@ RECORD = Architecture(
     source="arXiv 2404.16014",
     cites=(GATED,),
     signed=False,
+    when="The non-negative baseline beside sign_aware_gated, at the same L0 target.",
     training=(GatedL0TrainingSAE, GatedL0TrainingSAEConfig),
-    at_l0=lambda d_sae, l0: {"threshold_init_l0": l0},
+    at_l0=lambda d_sae, l0: {"l0_target": l0},
     timed_beside=(GatedTrainingSAE, GatedTrainingSAEConfig),
 )

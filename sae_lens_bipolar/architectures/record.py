@@ -77,6 +77,7 @@ class Architecture:
     source: str  # the paper, for a reader
     cites: tuple[str, ...]  # BibTeX entries: the constants of `citations`, or an entry of your own
     signed: bool  # whether latents may be below 0
+    when: str = ""  # when to use it, in a sentence or two for the documentation
     training: "TrainingClasses | None" = None  # SAE and configuration; None: SAELens's own, if any
     inference: "InferenceClasses | None" = None  # None: SAELens's own, or saved as another one
     takes_over: bool = False  # replaces SAELens's own training class of that name

@@ -144,23 +144,21 @@ class SignAwareGatedTrainingSAEConfig(L0TargetConfig):
 
     Args:
         symmetry: what the polarities share: "full" (all, the paper's default), "gain" (r), "none".
-        two_sided_gate: False keeps the positive side only (ablation).
-        aux_coefficient: weight c of the auxiliary reconstruction; 0 removes it (ablation).
         detach_aux_decoder: stop the auxiliary gradient at W_dec and b_dec.
         detach_l1_decoder: stop the gradient of the sparsity term at the norms of W_dec.
         threshold_init: initial thresholds, in units of u (small: the paper's recommendation);
-            with `threshold_init_l0` each latent's is a quantile of its |u| instead.
+            with an L0 to start from, each latent's is a quantile of its |u| instead.
         reset_dead_thresholds: a latent that is dead for the trainer's `dead_feature_window`
             gets its initial thresholds back.
     """
 
-    symmetry: Symmetry = "full"
-    two_sided_gate: bool = True
-    aux_coefficient: float = 1.0
-    detach_aux_decoder: bool = True
-    detach_l1_decoder: bool = True
-    threshold_init: float = 0.01
-    reset_dead_thresholds: bool = True
+    symmetry: Symmetry = "full"  # what the two sides share: full (all), gain, none
+    two_sided_gate: bool = True  # False keeps the positive side only
+    aux_coefficient: float = 1.0  # weight of the auxiliary reconstruction; 0 removes it
+    detach_aux_decoder: bool = True  # the auxiliary term does not train the decoder
+    detach_l1_decoder: bool = True  # the sparsity term does not train the decoder's norms
+    threshold_init: float = 0.01  # thresholds at the start, in units of u, where no L0 sets them
+    reset_dead_thresholds: bool = True  # dead latents get their first thresholds back
 
     @override
     @classmethod
@@ -288,10 +286,11 @@ RECORD = Architecture(
     source="our reading of arXiv 2605.28149",
     cites=(SAGSAE, GATED),
     signed=True,
+    when="Where dead latents are the trouble, or L0 should vary from token to token.",
     training=(SignAwareGatedTrainingSAE, SignAwareGatedTrainingSAEConfig),
     inference=(SignAwareGatedSAE, SignAwareGatedSAEConfig),
     sides=_sides,
-    at_l0=lambda d_sae, l0: {"threshold_init_l0": l0},
+    at_l0=lambda d_sae, l0: {"l0_target": l0},
     timed_beside=(GatedTrainingSAE, GatedTrainingSAEConfig),
     options=_options,
     caveat="The equations of sign_aware_gated are a reading of the paper's public text, which "

@@ -9,12 +9,13 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.citations import TOPK
 from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
+from sae_lens_bipolar.architectures.training.start import DataStartConfig
 from sae_lens_bipolar.architectures.training.top_k_step import TopKOnPairs
 from sae_lens_bipolar.errors import ConfigError
 
 
 @dataclass
-class SparseTopKTrainingSAEConfig(TopKTrainingSAEConfig):
+class SparseTopKTrainingSAEConfig(DataStartConfig, TopKTrainingSAEConfig):
     """Configuration of `SparseTopKTrainingSAE`: the fields of `TopKTrainingSAEConfig`.
 
     Saved for inference as SAELens's `topk`.
@@ -58,6 +59,7 @@ RECORD = Architecture(
     source="arXiv 2406.04093",
     cites=(TOPK,),
     signed=False,
+    when="The non-negative baseline beside abstopk, at the same speed.",
     training=(SparseTopKTrainingSAE, SparseTopKTrainingSAEConfig),
     at_l0=lambda d_sae, l0: {"k": l0},
     timed_beside=(TopKTrainingSAE, TopKTrainingSAEConfig),

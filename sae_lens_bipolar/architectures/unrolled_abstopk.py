@@ -35,11 +35,11 @@ from typing_extensions import override
 from sae_lens_bipolar.architectures.citations import ABSTOPK
 from sae_lens_bipolar.architectures.record import DECODE, Architecture, Sides
 from sae_lens_bipolar.architectures.training.checks import (
-    RefusesBadActivations,
     check_fields,
     require_k,
 )
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
+from sae_lens_bipolar.architectures.training.start import DataStartConfig, StartsFromData
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 _MOST_STEPS = 1000  # each is two products of the size of the encoder's; more is a mistake
@@ -132,7 +132,7 @@ class UnrolledAbsTopKSAE(_Unrolled, AbsTopKSAE):
 
 
 @dataclass
-class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
+class UnrolledAbsTopKTrainingSAEConfig(DataStartConfig, AbsTopKTrainingSAEConfig):
     """Configuration of `UnrolledAbsTopKTrainingSAE`: SAELens's `abstopk`, and the steps.
 
     Args:
@@ -145,8 +145,8 @@ class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
         ConfigError: naming the field, its value and what is allowed.
     """
 
-    n_steps: int = 2
-    initial_step_size: float = 1.0
+    n_steps: int = 2  # proximal gradient steps of the encoder; 1 is abstopk
+    initial_step_size: float = 1.0  # mu of every step after the first, at the start
 
     @override
     @classmethod
@@ -166,7 +166,7 @@ class UnrolledAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig):
         require_number(self.aux_loss_coefficient, "aux_loss_coefficient", 0)
 
 
-class UnrolledAbsTopKTrainingSAE(RefusesBadActivations, _Unrolled, AbsTopKTrainingSAE):
+class UnrolledAbsTopKTrainingSAE(StartsFromData, _Unrolled, AbsTopKTrainingSAE):
     """Training unrolled AbsTopK: SAELens's `abstopk` losses, gradients through every step.
 
     The auxiliary loss takes the dead latents' entries of the last `v_T`.
@@ -215,6 +215,7 @@ RECORD = Architecture(
     source="arXiv 2510.00404, equations 4 to 6",
     cites=(ABSTOPK,),
     signed=True,
+    when="Where encoding should come nearer to sparse coding, at T times the price per step.",
     training=(UnrolledAbsTopKTrainingSAE, UnrolledAbsTopKTrainingSAEConfig),
     inference=(UnrolledAbsTopKSAE, UnrolledAbsTopKSAEConfig),
     sides=_sides,

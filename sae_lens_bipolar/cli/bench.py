@@ -1,37 +1,61 @@
-"""`sae-lens-bipolar bench`: the options, the run, and what is printed."""
+"""`sae-lens-bipolar bench`: SAEBench's suites on SAEs, signed and as their polarity split.
+
+First it says what each suite needs and what is missing. A stopped run continues with the same
+command.
+"""
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from sae_lens_bipolar.cli.declared import options_of
+from sae_lens_bipolar.cli.parsing import add_declared
 from sae_lens_bipolar.errors import ConfigError, DataError
-from sae_lens_bipolar.files.fields import load_yaml
-from sae_lens_bipolar.saebench.config import SCALES, BenchConfig
+
+if TYPE_CHECKING:
+    from sae_lens_bipolar.saebench.config import BenchConfig
 
 EXIT_NOT_RUN = 3  # some suites gave no number; the rest is there
+EXAMPLES = (
+    "sae-lens-bipolar bench runs/demo --suites absorption,core --scale small \\",
+    "    --core-dataset sotu --output runs/demo/bench",
+    "sae-lens-bipolar bench --help-all   # and the options of every suite",
+)
+_CONFIG = ("sae_lens_bipolar.saebench.config", "BenchConfig")
+_COMMON = ("sae_lens_bipolar.saebench.options", "CommonOptions")
+SCALES = ("full", "small")  # of `saebench.config`
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """An option for every field of `BenchConfig`; those not given keep the scale's value."""
-    parser.add_argument(
-        "saes",
-        nargs="+",
-        metavar="SAE",
-        help="checkpoint directory, run directory (all its SAEs), or Hub name owner/name:id",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="results, caches and logs")
-    parser.add_argument("--config", type=Path, help="YAML file of the options below; options win")
-    parser.add_argument(
-        "--scale", choices=tuple(SCALES), help="SAEBench's own sizes (default), or minutes on a CPU"
-    )
-    for field in fields(BenchConfig):
-        flag = "--" + field.name.replace("_", "-")
-        if field.type is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
-        else:
-            parser.add_argument(flag, type=_parser_of(field.type), metavar=_metavar(field.type))
+    add = parser.add_argument
+    add("saes", nargs="+", metavar="SAE", help=_SAES)
+    add("--output", type=Path, required=True, metavar="DIR", help="results, caches and logs")
+    add("--config", type=Path, metavar="FILE", help="YAML file of these options; options win")
+    add("--scale", choices=SCALES, help="SAEBench's own sizes (full, default), or minutes on a CPU")
+    add("--help-all", action=_HelpAll, help="also the options of every suite")
+    add_declared(parser, *_COMMON)
+    suites = parser.add_argument_group("options of suites")
+    add_declared(suites, *_CONFIG, skip=options_of(*_COMMON))
+    for action in suites._group_actions:
+        action.help, action.of_suite = argparse.SUPPRESS, action.help  # type: ignore[attr-defined]
+
+
+_SAES = "checkpoint directory, run directory (all its SAEs), or Hub name owner/name:id"
+
+
+class _HelpAll(argparse.Action):
+    """Print the help with the options of the suites."""
+
+    def __init__(self, option_strings: Any, dest: str, **kwargs: Any):
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        for action in parser._actions:
+            action.help = getattr(action, "of_suite", action.help)
+        parser.print_help()
+        parser.exit()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,21 +76,25 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_NOT_RUN if outcome.not_run else 0
 
 
-def read_config(options: argparse.Namespace) -> BenchConfig:
+def read_config(options: argparse.Namespace) -> "BenchConfig":
     """The configuration of a command line: scale, then the YAML file, then the options.
 
     Raises:
         ConfigError: naming the option or key at fault.
     """
+    from sae_lens_bipolar.saebench.config import BenchConfig
+
     from_file = dict(_read_yaml(options.config)) if options.config else {}
     scale = options.scale or from_file.pop("scale", "full")
     from_file.pop("scale", None)
-    given = {field.name: getattr(options, field.name) for field in fields(BenchConfig)}
+    given = {name: getattr(options, name) for name in options_of(*_CONFIG)}
     chosen = {name: value for name, value in given.items() if value is not None}
     return BenchConfig.at_scale(scale, **{**from_file, **chosen})
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
+    from sae_lens_bipolar.files.fields import load_yaml
+
     try:
         found = load_yaml(path)
     except (OSError, DataError) as error:
@@ -74,18 +102,3 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path} must hold options by name")
     return found
-
-
-def _parser_of(kind: Any) -> Any:
-    """How a value of a field's type is read from the command line."""
-    parts = get_args(kind)
-    if getattr(kind, "__origin__", None) is tuple:
-        return lambda text: tuple(parts[0](one.strip()) for one in text.split(",") if one.strip())
-    return next((part for part in parts if part is not type(None)), kind)
-
-
-def _metavar(kind: Any) -> str:
-    parts = get_args(kind)
-    if getattr(kind, "__origin__", None) is tuple:
-        return f"{parts[0].__name__},..."
-    return _parser_of(kind).__name__

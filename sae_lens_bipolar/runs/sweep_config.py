@@ -10,7 +10,8 @@ from sae_lens.saes.sae import TrainingSAEConfig
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
-from sae_lens_bipolar.inputs.models import DEFAULT_MODEL
+from sae_lens_bipolar.inputs.models import BUNDLED, DEFAULT_MODEL
+from sae_lens_bipolar.inputs.trained_on import BUNDLED_MODEL, recorded_name
 from sae_lens_bipolar.runs.demands import hook_width
 from sae_lens_bipolar.runs.finetuning import Start
 
@@ -29,7 +30,7 @@ _OPTIONS = {f.name for f in fields(MultiSAETrainingRunnerConfig)} - {*_SET_HERE}
 }
 _POSITIVE = (
     *("train_batch_size_tokens", "eval_sequences", "loss_sequences"),
-    *("store_batch_size_prompts", "n_batches_in_buffer", "dead_feature_window"),
+    *("store_batch_size_prompts", "n_batches_in_buffer"),
 )
 
 
@@ -58,7 +59,7 @@ class SweepConfig:
     device: str = "cpu"  # of the language model and the SAEs
     llm_dtype: str = "float32"  # of the language model; SAEs are float32
     seed: int = 0  # of weights, data order and the held-out split
-    dead_feature_window: int = 200  # steps without firing after which a latent counts as dead
+    dead_feature_window: int | None = None  # steps without firing that make a latent dead; `window`
     store_batch_size_prompts: int = 16  # sequences in one forward pass of the language model
     n_batches_in_buffer: int = 64  # sequences whose activations are mixed
     reading: str = "drawn"  # of the corpus: "drawn", "stream" or "stored"; see `load_assets`
@@ -70,6 +71,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         for name in ("context_size", "training_tokens"):
             require_number(getattr(self, name), name, minimum=2)
+        if self.dead_feature_window is not None:
+            require_number(self.dead_feature_window, "dead_feature_window", minimum=1)
         for name in _POSITIVE:
             require_number(getattr(self, name), name, minimum=1)
         for name in ("lr_warm_up_steps", "lr_decay_steps", "n_checkpoints"):
@@ -84,11 +87,20 @@ class SweepConfig:
                 f"runner that a sweep does not set itself: {', '.join(sorted(_OPTIONS))}"
             )
 
+    @property
+    def window(self) -> int:
+        """Steps without firing after which a latent counts as dead: a tenth of a run, 10 to 1000.
+
+        With 1000, SAELens's default, no latent of a short run is ever dead, and none is revived.
+        """
+        steps = self.training_tokens // self.train_batch_size_tokens
+        return self.dead_feature_window or min(max(steps // 10, 10), 1000)
+
     def record(self) -> dict[str, Any]:
         """The fields for `config.yaml`; of the last five only those that are given."""
         given = asdict(self)
         late = {"reading": "drawn", "repeat": False, "keep_checkpoints": None, "options": {}}
-        late["text_column"] = None
+        late |= {"text_column": None, "dead_feature_window": None}
         return {key: value for key, value in given.items() if late.get(key, ...) != value}
 
 
@@ -133,6 +145,8 @@ def runner_config(
     }
     for sae in configs.values():
         sae.device = config.device
+        if config.model in BUNDLED:
+            sae.metadata[BUNDLED_MODEL] = config.model
     options: dict[str, Any] = {
         "dataset_trust_remote_code": False,
         "n_batches_for_norm_estimate": 8,
@@ -149,7 +163,7 @@ def runner_config(
         saes=configs,
         hook_names={name: sae.hook_name for name, sae in saes.items()},
         hook_head_indices={name: sae.head for name, sae in saes.items()},
-        model_name=config.model,
+        model_name=recorded_name(config.model),
         dataset_path=config.corpus,
         context_size=config.context_size,
         training_tokens=config.training_tokens,
@@ -163,7 +177,7 @@ def runner_config(
         lr_warm_up_steps=config.lr_warm_up_steps,
         lr_decay_steps=config.lr_decay_steps,
         n_checkpoints=config.n_checkpoints,
-        dead_feature_window=config.dead_feature_window,
+        dead_feature_window=config.window,
         logger=logger,
         seed=config.seed,
         **options,

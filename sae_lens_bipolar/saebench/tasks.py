@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.files.atomic import sha256_of
 from sae_lens_bipolar.inputs.models import BUNDLED, bundled_model_dir
+from sae_lens_bipolar.inputs.trained_on import BUNDLED_MODEL, loadable_name, require_fits
 from sae_lens_bipolar.runs.sources import Source
 from sae_lens_bipolar.saebench import store
 from sae_lens_bipolar.saebench.config import BenchConfig
@@ -50,13 +51,16 @@ def subject_of(source: Source, config: BenchConfig) -> Subject:
 
     Raises:
         ConfigError: if it names no hook, or neither of them names a model.
+        ModelError: if the SAE cannot belong to that model.
     """
     sae = source.load()
-    hook, model = sae.cfg.metadata.hook_name, config.model or sae.cfg.metadata.model_name
+    hook, model = sae.cfg.metadata.hook_name, config.model or loadable_name(sae.cfg.metadata)
     if not hook:
         raise ConfigError(f"{source.origin} does not say its hook_name (cfg.json, metadata)")
     if not model:
         raise ConfigError(f"{source.origin} does not say its model: give --model")
+    metadata = {**sae.cfg.metadata.to_dict(), "model_name": model, BUNDLED_MODEL: None}
+    require_fits(metadata, sae.cfg.d_in, source.origin)
     return Subject(source, sae.cfg.architecture(), str(hook), str(model), is_one_run(sae))
 
 

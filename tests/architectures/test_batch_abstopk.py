@@ -306,7 +306,15 @@ def test_bad_configurations_are_named(field: str, value: float) -> None:
             config(**{"d_in": D_IN, "d_sae": D_SAE, "k": K, field: value})
 
 
-@pytest.mark.parametrize("widths", [[], [0, 4], [4, 4], [10, 4], [4, D_SAE + 1], [4.5]])
+def test_widths_that_are_not_given_are_a_sixteenth_a_quarter_and_all() -> None:
+    assert make_nested(matryoshka_widths=[]).cfg.matryoshka_widths == [
+        D_SAE // 16,
+        D_SAE // 4,
+        D_SAE,
+    ]
+
+
+@pytest.mark.parametrize("widths", [[0, 4], [4, 4], [10, 4], [4, D_SAE + 1], [4.5]])
 def test_bad_widths_are_named(widths: list[int]) -> None:
     with pytest.raises(ConfigError, match="matryoshka_widths"):
         make_nested(matryoshka_widths=widths)

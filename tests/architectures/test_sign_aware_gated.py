@@ -311,7 +311,7 @@ def test_dead_latents_get_their_initial_thresholds_back() -> None:
 
 def test_controller_drives_lambda_towards_the_target() -> None:
     x = torch.randn(64, D_IN, dtype=torch.float64)
-    low, high = (make_sae(l0_target=target) for target in (0.5, 10.0))
+    low, high = (make_sae(l0_target=target, threshold_init_l0=0) for target in (0.5, 10.0))
     used = []
     for sae in (low, high):
         outputs = [sae.training_forward_pass(step_input(x)) for _ in range(3)]

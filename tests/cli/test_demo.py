@@ -13,7 +13,7 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from sae_lens_bipolar.cli.demo import DemoConfig, load_assets
+from sae_lens_bipolar.cli.demonstration import DemoConfig, load_assets
 from sae_lens_bipolar.cli.main import main
 from sae_lens_bipolar.inputs.corpora import TokenSplit
 from sae_lens_bipolar.runs.directory import read_metrics
@@ -84,7 +84,7 @@ from pathlib import Path
 import torch, yaml
 import sae_lens_bipolar
 from sae_lens import SAE
-from sae_lens_bipolar.cli.demo import DemoConfig, load_assets, summarise
+from sae_lens_bipolar.cli.demonstration import DemoConfig, load_assets, summarise
 from sae_lens_bipolar.evaluation.reconstruction import measure
 run_dir = Path(sys.argv[1])
 config = yaml.safe_load((run_dir / "config.yaml").read_text())

@@ -13,7 +13,8 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 import sae_lens_bipolar  # noqa: F401
 from sae_lens_bipolar.cli import flags as table
 from sae_lens_bipolar.cli.main import main
-from sae_lens_bipolar.cli.train import parse, sweep_of
+from sae_lens_bipolar.cli.runner_config import parse
+from sae_lens_bipolar.cli.training import sweep_of
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.inputs.models import load_model
 from sae_lens_bipolar.runs.sweep_config import runner_config
@@ -276,7 +277,7 @@ def _another(name: str, default: Any) -> Any:
         "reshape_activations": "hook_z",
         "dtype": "float64",
         "symmetry": "gain",
-        "b_dec_init": "mean",
+        "b_dec_init": "zeros",  # the data's mean is the default
         "d_in": 31,
         "d_sae": 64,
         "jumprelu_sparsity_loss_mode": "tanh",

@@ -9,7 +9,7 @@ import yaml
 from sae_lens import SAE
 
 from sae_lens_bipolar.cli.main import main
-from sae_lens_bipolar.cli.train import parse
+from sae_lens_bipolar.cli.runner_config import parse
 from sae_lens_bipolar.errors import ConfigError
 from tests.tiny_models import TINY_ARCHITECTURES
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 
-from sae_lens_bipolar.cli.train import parse, train
+from sae_lens_bipolar.cli.runner_config import parse
+from sae_lens_bipolar.cli.training import train
 from sae_lens_bipolar.errors import BipolarError, CheckpointError
 from sae_lens_bipolar.runs.checkpoints import load_sae, seal_checkpoint
 from tests.architecture_list import ARCHITECTURE_LIST, Entry

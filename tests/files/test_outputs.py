@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_bipolar.cli.demo import DemoConfig, run_demo
+from sae_lens_bipolar.cli.demonstration import DemoConfig, run_demo
 from sae_lens_bipolar.errors import ConfigError, UnsafePathError
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE, MARKER

@@ -5,7 +5,7 @@
 
 A row is a requirements file beside this one. It gets an environment of its own under .matrix/, made
 with the Python that runs this, in which the tests that are not slow are run. What was installed and
-what came of it goes to results.json, whose table the README shows. Stops at the first row that
+what came of it goes to results.json; docs/compatibility.md shows it. Stops at the first row that
 fails. torch is the one of constraints.txt in every row: others would bring gigabytes of CUDA.
 """
 
@@ -71,7 +71,7 @@ def run(row: str, workers: int) -> dict[str, Any]:
     print(f"== {row}: testing", flush=True)
     command = [str(python), "-m", "pytest", "-m", "not slow", "-q", "-p", "no:cacheprovider"]
     command += ["-n", str(workers if workers > 1 else 0), f"--junitxml={report}"]
-    command += ["--ignore=tests/test_matrix.py"]  # what holds the results to the README
+    command += ["--ignore=tests/test_matrix.py"]  # what holds the results to the documentation
     started = datetime.now(timezone.utc)
     code = subprocess.run(
         command,

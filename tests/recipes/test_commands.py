@@ -22,6 +22,7 @@ COMMANDS = (
     "abstopk.table2",
     "common.claims",
     "common.labelled_text",
+    "defaults.table",
     "sagsae.ablations",
     "sagsae.cells",
     "sagsae.census",
@@ -99,7 +100,13 @@ def test_a_file_of_scales_opens_with_the_commands_that_run_it(file: Path) -> Non
     assert all("--output" in options for _, options in commands)
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+        *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
+    ],
+)
 def test_commands_in_prose_exist(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     assert not re.findall(r"python recipes/\S+", text)

@@ -78,7 +78,7 @@ def sae_config(
 ) -> TrainingSAEConfig:
     """Training configuration of an SAE that is to have `l0` active latents on average."""
     require_choice(contestant.architecture, GATED + TOP_K, "architecture")
-    options: dict[str, Any] = {"k": max(1, round(l0))}
+    options: dict[str, Any] = {"k": max(1, round(l0)), "b_dec_init": "zeros"}
     if contestant.architecture in GATED:
         options = {
             "l0_target": l0,

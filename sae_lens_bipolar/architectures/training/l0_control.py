@@ -1,21 +1,22 @@
 """Meeting an L0 target: thresholds from the first batch, and a controller for lambda.
 
-Both gated families use it, so that they are compared at the L0 they were asked for.
+The gated families and Bi-JumpReLU use it, so that they are compared at the L0 asked for.
 """
 
 import logging
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import torch
-from sae_lens.saes.sae import TrainingSAE, TrainingSAEConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
-from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
+from sae_lens_bipolar.architectures.training.start import DataStartConfig, StartsFromData
+from sae_lens_bipolar.errors import ConfigError, require_number
 
 logger = logging.getLogger(__name__)
 
@@ -26,56 +27,72 @@ L0_DAMPING = 2.0
 
 
 @dataclass
-class L0TargetConfig(TrainingSAEConfig):
+class L0ControlConfig(DataStartConfig):
     """The fields that `MeetsL0Target` reads, of every training configuration that has them.
 
     Args:
-        l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
-        l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
         l0_target: adapt lambda each step so that the running mean L0 meets this number of latents.
         l0_rate, l0_damping: how fast lambda follows a lasting excess of L0, and how strongly the
             present one; see `L0Controller`.
-        threshold_init_l0: from the first batch, set thresholds at which this many latents fire.
-        b_dec_init: "zeros", or "mean": the mean of the first batch.
-        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
+        threshold_init_l0: from the first batch, set thresholds at which this many latents fire;
+            None: `l0_target`, 0: leave the thresholds as they are.
 
     Raises:
         ConfigError: naming the field, its value and what is allowed.
     """
 
-    l1_coefficient: float = 1.0
-    l1_warm_up_steps: int = 0
-    l0_target: float | None = None
-    l0_rate: float = L0_RATE
-    l0_damping: float = L0_DAMPING
-    threshold_init_l0: float | None = None
-    b_dec_init: Literal["zeros", "mean"] = "zeros"
-    decoder_init_norm: float | None = 1.0
+    STEERED: ClassVar[str] = "l1"  # the coefficient that is lambda; `X_coefficient` is its field
+
+    l0_target: float | None = None  # latents per token that lambda is adapted to
+    l0_rate: float = L0_RATE  # per step: how fast lambda follows a lasting excess of L0
+    l0_damping: float = L0_DAMPING  # how strongly lambda answers the present excess of L0
+    threshold_init_l0: float | None = None  # latents firing at the start; None: l0_target, 0: off
 
     def __post_init__(self) -> None:
         check_fields(self)
         super().__post_init__()
-        require_number(self.l1_coefficient, "l1_coefficient", minimum=0)
-        require_choice(self.b_dec_init, ("zeros", "mean"), "b_dec_init")
-        for name in ("l0_target", "threshold_init_l0"):
+        for name, exclusive in (("l0_target", True), ("threshold_init_l0", False)):
             value = getattr(self, name)
             if value is not None:
-                require_number(value, name, 0, exclusive=True)
+                require_number(value, name, 0, exclusive=exclusive)
                 if value > self.d_sae:
                     raise ConfigError(
                         f"{name}={value!r} is not allowed: it must be at most d_sae ({self.d_sae})"
                     )
         require_l0_control(self.l0_rate, self.l0_damping)
-        if self.l0_target is not None and self.l1_warm_up_steps > 0:
+        coefficient, warm_up = (f"{self.STEERED}_{end}" for end in ("coefficient", "warm_up_steps"))
+        require_number(getattr(self, coefficient), coefficient, minimum=0)
+        if self.l0_target is not None and getattr(self, warm_up) > 0:
             raise ConfigError(
-                f"l1_warm_up_steps is {self.l1_warm_up_steps} beside l0_target={self.l0_target}: "
-                "the controller sets lambda itself; use l1_warm_up_steps=0"
+                f"{warm_up} is {getattr(self, warm_up)} beside l0_target={self.l0_target}: "
+                f"the controller sets lambda itself; use {warm_up}=0"
             )
-        if self.l0_target is not None and self.l1_coefficient == 0:
+        if self.l0_target is not None and getattr(self, coefficient) == 0:
             raise ConfigError(
-                f"l1_coefficient is 0 beside l0_target={self.l0_target}: the controller "
+                f"{coefficient} is 0 beside l0_target={self.l0_target}: the controller "
                 "multiplies it; give a starting value above 0"
             )
+
+    @property
+    def first_l0(self) -> float | None:
+        """Latents per token that the first batch's thresholds let through; None: not set by it."""
+        chosen = self.threshold_init_l0
+        return (self.l0_target if chosen is None else chosen) or None
+
+
+@dataclass
+class L0TargetConfig(L0ControlConfig):
+    """`L0ControlConfig` of the gated SAEs, whose sparsity term is an L1.
+
+    Args:
+        l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
+        l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
+        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
+    """
+
+    l1_coefficient: float = 1.0  # lambda of the sparsity term; with l0_target where it starts
+    l1_warm_up_steps: int = 0  # steps over which lambda rises from 0; not with l0_target
+    decoder_init_norm: float | None = 1.0  # norm of the decoder's rows at the start
 
 
 def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING) -> None:
@@ -129,6 +146,7 @@ class L0Controller(nn.Module):
 
     DECAY = 0.9
     BOUNDS = (1e-4, 1e4)  # if L0 does not answer, lambda would grow without end
+    THRESHOLD_RATE = 0.05  # of the architectures whose thresholds follow L0 instead of lambda
     SUSPECT = 100.0  # a multiplier from which a warning says what to do
 
     multiplier: torch.Tensor
@@ -157,13 +175,18 @@ class L0Controller(nn.Module):
         if multiplier > self.SUSPECT and excess > 0 and not self.has_warned:
             self.has_warned = True
             logger.warning(
-                "l0_target=%g: L0 is still %.4g, and lambda has grown to %.0f times "
-                "l1_coefficient. When L0 gives way at last it may fall to 0. Set "
-                "threshold_init_l0=%g, so that training starts at the target, or a larger "
-                "l1_coefficient.",
+                "l0_target=%g: L0 is still %.4g, and lambda has grown to %.0f times its starting "
+                "value. When L0 gives way at last it may fall to 0. Set threshold_init_l0=%g, so "
+                "that training starts at the target, or a larger coefficient of the sparsity term.",
                 *(self.target, self.mean_l0.item(), multiplier, self.target),
             )
         return multiplier * math.exp(self.damping * excess)
+
+    def threshold_scale(self) -> float:
+        """What thresholds are multiplied by before the next step: `1 + 0.05 excess`."""
+        if self.target is None or not self.has_seen_data:
+            return 1.0
+        return 1 + self.THRESHOLD_RATE * self._excess(self.target).item()
 
     @torch.no_grad()
     def update(self, latents: torch.Tensor) -> None:
@@ -186,10 +209,10 @@ class L0Controller(nn.Module):
         return self
 
 
-class MeetsL0Target(TrainingSAE[Any]):
-    """Mixin of the gated training SAEs: start from the first batch, then steer lambda.
+class MeetsL0Target(StartsFromData):
+    """Mixin of training SAEs with thresholds: start from the first batch, then steer lambda.
 
-    Reads the fields of `L0TargetConfig`. Subclasses say what a gate sees (`gate_scores`)
+    Reads the fields of `L0ControlConfig`. Subclasses say what a gate sees (`gate_scores`)
     and where its threshold is kept (`set_thresholds`).
     """
 
@@ -207,25 +230,52 @@ class MeetsL0Target(TrainingSAE[Any]):
         """Take over initial thresholds, `[d_sae]`."""
         raise NotImplementedError
 
+    # Where the penalty's gradient reaches few samples, L0 does not answer lambda; the thresholds
+    # themselves are then scaled towards the target, and lambda stays.
+    moves_thresholds: bool = False
+
+    def scale_thresholds(self, scale: float) -> None:
+        """Multiply the thresholds."""
+        raise NotImplementedError
+
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        if not self.l0_controller.has_seen_data:
-            self._start_from(step_input.sae_in)
-        l1_coefficient = step_input.coefficients["l1"] * self.l0_controller.factor()
-        coefficients = {**step_input.coefficients, "l1": l1_coefficient}
+        steered, factor = self.cfg.STEERED, self.l0_controller.factor()
+        if self.moves_thresholds:
+            factor = 1.0
+            if (scale := self.l0_controller.threshold_scale()) != 1:
+                self.scale_thresholds(scale)
+        coefficient = step_input.coefficients[steered] * factor
+        coefficients = {**step_input.coefficients, steered: coefficient}
         output = super().training_forward_pass(replace(step_input, coefficients=coefficients))
         self.l0_controller.update(output.feature_acts)
-        output.metrics["l1_coefficient"] = l1_coefficient
+        output.metrics[f"{steered}_coefficient"] = coefficient
         return output
 
+    @override
+    def is_fresh(self, step_input: TrainStepInput) -> bool:
+        return not self.l0_controller.has_seen_data
+
+    @override
     @torch.no_grad()
-    def _start_from(self, sae_in: torch.Tensor) -> None:
-        if self.cfg.b_dec_init == "mean":
-            x = self.run_time_activation_norm_fn_in(self.reshape_fn_in(sae_in))
-            self.b_dec.copy_(x.flatten(0, -2).mean(dim=0))
-        if self.cfg.threshold_init_l0 is not None:
+    def start_from(self, sae_in: torch.Tensor) -> None:
+        super().start_from(sae_in)
+        if (l0 := self.cfg.first_l0) is not None:
             scores = self.gate_scores(sae_in).flatten(0, -2)
-            self.set_thresholds(thresholds_for_l0(scores, self.cfg.threshold_init_l0))
+            self.set_thresholds(thresholds_for_l0(scores, l0))
+        if not self.sparsity_is_chosen():
+            field = f"{self.cfg.STEERED}_coefficient"
+            logger.warning(
+                "%s: nothing says how many latents per token shall fire, so %s=%g, the default, "
+                "decides. Give l0_target=N for N per token, or choose %s.",
+                *(self.cfg.architecture(), field, getattr(self.cfg, field), field),
+            )
+
+    def sparsity_is_chosen(self) -> bool:
+        """Whether a target is set, or a coefficient other than the default."""
+        default = {field.name: field.default for field in fields(self.cfg)}
+        field = f"{self.cfg.STEERED}_coefficient"
+        return self.cfg.l0_target is not None or getattr(self.cfg, field) != default[field]
 
     @override
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_bipolar import sparse
-from sae_lens_bipolar.architectures.training.checks import RefusesBadActivations
+from sae_lens_bipolar.architectures.training.start import StartsFromData
 from sae_lens_bipolar.sparse import fused_adam
 from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, DeferredTensor, SparseLatents
 from sae_lens_bipolar.sparse.projection import Projection
@@ -69,7 +69,7 @@ class StepOnPairs(ABC, Generic[SomeSAE]):
         return mine and isinstance(tensor, DeferredTensor) and tensor.is_untouched
 
 
-class TrainsOnPairs(RefusesBadActivations):
+class TrainsOnPairs(StartsFromData):
     """Mixin for a training SAE whose steps run on pairs where that is faster and nothing forbids.
 
     A step is the dense one of the class below if hooks sit on pre- or post-activations, if the

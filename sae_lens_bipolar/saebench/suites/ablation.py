@@ -42,7 +42,7 @@ class AblationOptions(CommonOptions):
     ablation_train_size: int = 4000  # examples a probe is trained on
     ablation_test_size: int = 1000  # examples it is tested on
     ablation_epochs: int = 20  # of the probes
-    ablation_datasets: tuple[str, ...] = ABLATION_DATASETS
+    ablation_datasets: tuple[str, ...] = ABLATION_DATASETS  # labelled texts of SCR and TPP
     ablation_mask_padding: bool = True  # no latents at padding (SAEBench has them)
 
 

@@ -44,7 +44,7 @@ class SparseProbingOptions(CommonOptions):
     probing_k: tuple[int, ...] = (1, 2, 5)  # latents a probe may use
     probing_train_size: int = 4000  # examples a probe is trained on
     probing_test_size: int = 1000  # examples it is tested on
-    probing_datasets: tuple[str, ...] = PROBING_DATASETS
+    probing_datasets: tuple[str, ...] = PROBING_DATASETS  # labelled texts
 
 
 def needs(options: SparseProbingOptions) -> list[Need]:

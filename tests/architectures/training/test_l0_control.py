@@ -103,14 +103,14 @@ def wind_up(steps: int, **options: float) -> SignAwareGatedTrainingSAE:
 def test_a_lambda_that_winds_up_is_warned_of_once_with_the_remedy(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sae = wind_up(260)
+    sae = wind_up(260, threshold_init_l0=0)  # by default it starts at the target, and does not
     assert sae.l0_controller.multiplier > 100
     assert sae.l0_controller.mean_l0 > 40
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "l0_target=4: L0 is still" in warning
     assert "threshold_init_l0=4" in warning
     caplog.clear()
-    sae = wind_up(260, threshold_init_l0=4.0)  # the remedy
+    sae = wind_up(260)  # the remedy, which is the default
     assert sae.l0_controller.multiplier < 10
     assert not caplog.records
 

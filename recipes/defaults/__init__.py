@@ -1,0 +1,1 @@
+"""What training gives with nothing but defaults and one number for sparsity."""

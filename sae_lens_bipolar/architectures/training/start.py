@@ -1,0 +1,91 @@
+"""Where training starts: the decoder's bias at the centre of the data.
+
+From zeros the first steps of every latent go into the mean, which is large next to what varies
+around it: a signed latent that starts on one side of it stays there, and many die on the way.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+import torch
+from sae_lens.saes.sae import TrainingSAEConfig, TrainStepInput, TrainStepOutput
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.training.checks import RefusesBadActivations, require_finite
+from sae_lens_bipolar.errors import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+SINK_RATIO = 10.0  # times the median norm: tokens beyond it are attention sinks
+Config = TypeVar("Config", bound="DataStartConfig")
+
+
+@dataclass
+class DataStartConfig(TrainingSAEConfig):
+    """What `StartsFromData` reads, of every training configuration of this package.
+
+    Args:
+        b_dec_init: "mean": the mean of the first batch, attention sinks left out; or "zeros".
+    """
+
+    b_dec_init: Literal["mean", "zeros"] = "mean"  # where b_dec starts: the data's mean, or zeros
+
+    @override
+    @classmethod
+    def from_dict(cls: type[Config], config_dict: dict[str, Any]) -> Config:
+        """SAELens's, which passes over what is no field of the architecture; here a line says so.
+
+        Raises:
+            ConfigError: naming the field, its value and what is allowed.
+        """
+        _say_what_is_unknown(cls, config_dict)
+        return super().from_dict(config_dict)
+
+
+def _say_what_is_unknown(cls: type[DataStartConfig], config_dict: Mapping[str, Any]) -> None:
+    known = {field.name for field in fields(cls)}
+    for name in sorted(set(config_dict) - known - {"architecture"}):
+        logger.warning(
+            "%s has no option %s, which is passed over%s",
+            *(cls.architecture(), name, did_you_mean(name, known)),
+        )
+
+
+class StartsFromData(RefusesBadActivations):
+    """Mixin for a training SAE: `b_dec` starts at the mean of the first batch.
+
+    That is where the configuration has `b_dec_init="mean"`; SAELens's own configurations have no
+    such field, and start at zeros as its classes do. A `b_dec` that is not all 0 was trained or
+    set before, and stays.
+    """
+
+    def is_fresh(self, step_input: TrainStepInput) -> bool:
+        """Whether the step about to be done is the first of a new SAE."""
+        return step_input.n_training_steps == 0
+
+    @torch.no_grad()
+    def start_from(self, sae_in: torch.Tensor) -> None:
+        """Set what starts from data by the first batch, shaped like the SAE's input."""
+        if getattr(self.cfg, "b_dec_init", "zeros") == "mean" and not self.b_dec.any():
+            x = self.run_time_activation_norm_fn_in(self.reshape_fn_in(sae_in))
+            self.b_dec.copy_(mean_without_sinks(x.flatten(0, -2)))
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """One forward pass with all losses, the first one after the start from data."""
+        if self.is_fresh(step_input):
+            hook_name, step = self.cfg.metadata.hook_name, step_input.n_training_steps
+            require_finite(step_input.sae_in, hook_name, step)
+            self.start_from(step_input.sae_in)
+        return super().training_forward_pass(step_input)
+
+
+def mean_without_sinks(x: torch.Tensor) -> torch.Tensor:
+    """Mean `[d_in]` of activations `[batch, d_in]` whose norm is at most ten times the median.
+
+    One attention sink weighs as much in a mean as hundreds of other tokens.
+    """
+    norms = x.norm(dim=-1)
+    return x[norms <= SINK_RATIO * norms.median()].mean(dim=0)

@@ -11,8 +11,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
+from sae_lens_bipolar.cli.declared import constant
 from sae_lens_bipolar.cli.parsing import CommandParser
 from sae_lens_bipolar.errors import BipolarError
 from sae_lens_bipolar.files.atomic import explaining_full_disk
@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         ],
     )
     parser.add_argument(
-        "--version", action="version", version=version("sae-lens-bipolar"), help="say it and end"
+        "--version",
+        action="version",
+        version=constant("sae_lens_bipolar", "__version__"),
+        help="say it",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in COMMANDS.items():

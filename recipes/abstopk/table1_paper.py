@@ -163,9 +163,10 @@ def dry_run(settings: Mapping[str, Any]) -> list[Piece]:
     from recipes.abstopk import steering_judges
     from recipes.abstopk.steering_mmlu import offline_questions
 
-    models = settings.get("models") or [settings["saes"]]
+    plans = settings.get("models") or [settings["saes"]]
+    models = dict.fromkeys(plan["model"] for plan in plans)
     found = [
-        *(_tried(f"model {one['model']}", lambda one=one: _config(one["model"])) for one in models),
+        *(_tried(f"model {name}", lambda name=name: _config(name)) for name in models),
         _tried("lm_eval", lambda: f"version {require_lm_eval().__version__}"),
         _tried(
             "MMLU questions of lm_eval's wheel", lambda: f"{len(offline_questions())} questions"

@@ -39,8 +39,10 @@ def test_one_shape(name: str) -> None:
     assert {path.name for path in run.iterdir()} == {
         *("config.yaml", "environment.json", "results", "report")
     }
-    for folder, allowed in (("results", {".json", ".csv", ".md"}), ("report", {".png", ".csv"})):
-        assert {path.suffix for path in (run / folder).iterdir()} <= allowed
+    texts = {".json", ".jsonl", ".csv", ".md"}
+    for folder, allowed in (("results", texts), ("report", {".png", ".csv"})):
+        files = [path for path in (run / folder).iterdir() if path.name != "generations"]
+        assert {path.suffix for path in files} <= allowed
 
 
 @pytest.mark.parametrize("name", REPORTS)

@@ -390,10 +390,10 @@ def test_a_subclass_may_change_latents_within_the_step(
 def test_an_encoding_within_the_step_is_not_taken_for_the_steps_own(pair: str) -> None:
     """As of a loss that also encodes something else."""
 
-    def losses(sae: Any, of_step: TrainStepInput, *args: Any, **kwargs: Any) -> Any:
-        other = sae.decode(sae.encode(of_step.sae_in.flip(0)))
+    def losses(sae: Any, step_input: TrainStepInput, *args: Any, **kwargs: Any) -> Any:
+        other = sae.decode(sae.encode(step_input.sae_in.flip(0)))
         below: Any = super(type(sae), sae)
-        found = below.calculate_aux_loss(of_step, *args, **kwargs)
+        found = below.calculate_aux_loss(step_input, *args, **kwargs)
         return {**found, "other": other.pow(2).mean()}
 
     ours, stock = make(pair)

@@ -74,7 +74,7 @@ def architecture(record: Architecture) -> str:
     module, config = architectures()[record.name]
     options = options_of(module, config).values()
     table = "\n".join(
-        f"| `{o.name}` | `{_escaped(o.kind)}` | {_escaped(said(o))} |"
+        f"| `{o.name}` | `{_kind(o)}` | {_escaped(said(o))} |"
         for o in options
         if o.name not in ("metadata", "device", "dtype")
     )
@@ -107,6 +107,10 @@ One latent as its pre-activation runs from negative to positive, beside 63 that 
 |---|---|---|
 {table}
 """
+
+
+def _kind(option: Any) -> str:
+    return option.kind.replace(" | ", " or ")  # a bar would end the table's cell
 
 
 def said(option: Any) -> str:

@@ -26,7 +26,7 @@ class ExplorerConfig:
     output_tokens: int = 10  # output tokens promoted per side
     occurrences: int = 64  # of each token that the token index counts: the first ones
     per_token: int = 48  # entries (latent and side) that the token index keeps per token
-    dials: int = 16  # latents per SAE whose dial curve is computed; the most balanced ones
+    dials: int = 8  # latents per SAE whose dial curve is computed; the most balanced ones
     save_seconds: float = 60.0  # between two saves of what a stopped build goes on from
     seed: int = 0  # of the order of sequences
 

@@ -24,7 +24,7 @@ from sae_lens_bipolar.polarity.counting import Census
 from sae_lens_bipolar.steering import EditLatents, ExtrapolationWarning, Scale, steering
 
 VALUES = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
-SEQUENCES, LENGTH = 8, 32  # of neutral text
+SEQUENCES, LENGTH = 6, 32  # of neutral text
 
 
 def neutral_text(tokens: torch.Tensor) -> torch.Tensor:

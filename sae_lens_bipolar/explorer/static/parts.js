@@ -74,7 +74,7 @@ function Histogram({ histogram, largest }) {
       ${bars}<line x1="0" x2="100" y1="40" y2="40" /><line x1="50" x2="50" y1="0" y2="40" />
     </svg>
     <figcaption>
-      <span>${largest[1] ? `−${short(used * width)}` : ""}</span><span>0</span>
+      <span>${largest[1] ? `−${short(used * width)}` : ""}</span><span>z, and tokens on a logarithmic scale</span>
       <span>${largest[0] ? `+${short(used * width)}` : ""}</span>
     </figcaption>
   </figure>`;

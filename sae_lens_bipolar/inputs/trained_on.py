@@ -52,12 +52,12 @@ def sizes_of(name: str) -> Sizes | None:
     official = make_model_alias_map().get(name.lower(), name)
     if (toy := _TOY.search(official)) is not None:
         return Sizes(int(toy[1]), int(toy[2]))
-    file: Any = Path(name).expanduser() / "config.json"
-    if not file.is_file():
-        try:
+    try:
+        file: Any = Path(name).expanduser() / "config.json"
+        if not file.is_file():
             file = try_to_load_from_cache(official, "config.json")
-        except ValueError:  # not the form of a name on the Hub
-            return None
+    except (OSError, RuntimeError, ValueError):  # no path, nor the form of a name on the Hub
+        return None
     if not isinstance(file, str | Path):
         return None
     try:

@@ -36,7 +36,7 @@ from sae_lens_bipolar.runs.finetuning import finetuning_config, start_of
 from sae_lens_bipolar.runs.sources import find_saes
 from tests.faults.hostile_files import Damage, damage
 from tests.files.decoy import make_decoy, state
-from tests.hub.published_run import write_bench, write_run
+from tests.hub.published_run import D_IN, write_bench, write_run
 from tests.reports.synthetic_run import make_run
 
 SAMPLE, CASES = 40, 600
@@ -48,7 +48,7 @@ LONGEST = 5_000  # characters of an error
 
 def load(run: Path) -> None:
     for name in ("topk", "abstopk"):
-        load_sae(run / "checkpoints" / name).encode(torch.zeros(1, 8))
+        load_sae(run / "checkpoints" / name).encode(torch.zeros(1, D_IN))
 
 
 def go_on(run: Path) -> None:

@@ -15,7 +15,7 @@ from sae_lens_bipolar.runs.sources import find_saes
 from sae_lens_bipolar.saebench import BenchConfig
 from tests.architecture_list import ARCHITECTURE_LIST
 
-D_IN, D_SAE = 8, 24
+D_IN, D_SAE = 576, 24  # as wide as the model that the metadata name
 NAMES = (
     *("abstopk", "bi_jumprelu", "bi_topk", "sign_aware_gated", "unrolled_abstopk"),
     *("gated", "topk"),

@@ -82,6 +82,8 @@ def test_selection_by_hand() -> None:
     assert BatchAbsTopK(1.0)(u).tolist() == [[3.0, -5.0, 0.0], [0.0, 0.0, 0.0]]
     assert BatchAbsTopK(1.5)(u).tolist() == [[3.0, -5.0, 0.0], [0.0, 2.0, 0.0]]
     assert torch.equal(BatchAbsTopK(3)(u), u)
+    z = torch.arange(1.0, 31.0).reshape(2, 3, 5)  # every leading dimension counts samples
+    assert torch.equal(BatchAbsTopK(2)(z) != 0, z > 30 - 2 * 6)
 
 
 @pytest.mark.parametrize(("k", "kept"), [(1.0, 3), (1.3, 3), (1.5, 4), (1.6, 4), (1.99, 5)])

@@ -156,3 +156,16 @@ def test_comparison_is_antisymmetric_and_bounded_by_its_knots(a, b) -> None:
     dense = interpolate(a, grid) - interpolate(b, grid)
     assert min(there.difference) - 1e-9 <= dense.min()
     assert dense.max() <= max(there.difference) + 1e-9
+
+
+def test_several_seeds_are_averaged_and_their_spread_told() -> None:
+    ours = {0: [(1.0, 1.0), (4.0, 3.0)], 1: [(1.0, 2.0), (4.0, 2.0)], 2: [(1.0, 9.0)]}
+    theirs = {0: [(1.0, 0.0), (4.0, 0.0)], 1: [(1.0, 1.0), (4.0, 0.0)]}
+    found = compare(ours, theirs)  # differences 1 to 3 and 1 to 2, linear in log L0
+    assert found is not None
+    assert (found.low, found.high, found.l0, found.n_seeds) == (1.0, 4.0, (1.0, 4.0), 2)
+    assert found.difference == pytest.approx((1.0, 2.5))
+    assert found.standard_error == pytest.approx((0.0, 0.5))
+    assert found.mean_difference == pytest.approx(1.75)
+    assert found.mean_standard_error == pytest.approx(0.25)
+    assert found.dominates

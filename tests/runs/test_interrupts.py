@@ -1,12 +1,13 @@
 """Signals: the first ends a block tidily, the second ends the process."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -97,3 +98,67 @@ def test_the_second_signal_ends_the_process_at_once(number: signal.Signals, code
     assert process.stdout.readline() == "tidying\n"
     process.send_signal(number)
     assert process.wait(timeout=30) == code
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """The exit code of a forked child: what `work` leaves the process with, 77 if it ends."""
+    child = os.fork()
+    if child == 0:
+        code = 77
+        try:
+            work()
+        except Stopped as stop:
+            code = stop.exit_code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_stop_that_a_host_swallows_is_raised_again() -> None:
+    def work() -> None:
+        with stoppable():
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(20)
+            with contextlib.suppress(BaseException):  # and more than once
+                time.sleep(20)
+            time.sleep(20)
+
+    began = time.monotonic()
+    assert in_child(work) == 143
+    assert time.monotonic() - began < 15
+
+
+def test_what_is_tidied_up_on_the_way_is_left_in_peace() -> None:
+    read, write = os.pipe()
+
+    def work() -> None:
+        with stoppable():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(20)
+            except KeyboardInterrupt as error:
+                try:
+                    time.sleep(1.3)  # longer than the stop is waited for
+                    os.write(write, b"saved ")
+                    raise RuntimeError("interrupted") from error
+                finally:
+                    time.sleep(1.3)
+                    os.write(write, b"closed")
+
+    assert in_child(work) == 130
+    os.close(write)
+    with os.fdopen(read, "rb") as told:
+        assert told.read() == b"saved closed"
+
+
+def test_the_second_signal_still_ends_at_once_while_a_stop_is_swallowed() -> None:
+    def work() -> None:
+        with stoppable():
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGINT)
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(1)
+
+    assert in_child(work) == 143

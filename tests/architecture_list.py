@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sae_lens.saes.abstopk_sae import AbsTopKTrainingSAEConfig
 from sae_lens.saes.gated_sae import GatedSAE
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE
 from sae_lens.saes.sae import SAE, TrainingSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE
 
+from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.batch_abstopk import (
     BatchAbsTopKTrainingSAEConfig,
     MatryoshkaBatchAbsTopKTrainingSAEConfig,

@@ -244,7 +244,7 @@ def test_every_option_of_every_architecture_reaches_the_sae() -> None:
             assert other != getattr(base, name), (architecture, name)
             # By themselves: with one side nothing is symmetric, an L0 target excludes a warm-up
             # and nested prefixes decode flat activations.
-            if name in ("two_sided_gate", "l1_warm_up_steps"):
+            if name in ("two_sided_gate", "l1_warm_up_steps", "l0_warm_up_steps"):
                 alone = parse(["--architecture", architecture, f"--{flag}", str(other)])
                 assert getattr(alone.sae, name) == expected.pop(name)
                 seen.add(flag)

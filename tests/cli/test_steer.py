@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sae_lens_bipolar.cli.continuations import side_by_side
 from sae_lens_bipolar.cli.main import main
-from sae_lens_bipolar.cli.steer import side_by_side
 from sae_lens_bipolar.files.atomic import write_json
 from sae_lens_bipolar.files.digests import DIGEST
 from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS

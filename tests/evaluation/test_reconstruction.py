@@ -1,7 +1,7 @@
 """Metrics by hand, and against SAELens's own evaluation on the same tokens."""
 
 import math
-from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from sae_lens_bipolar.errors import ActivationError, DataError
 from sae_lens_bipolar.evaluation.averages import nmse
 from sae_lens_bipolar.evaluation.placement import activations
 from sae_lens_bipolar.evaluation.reconstruction import measure, sink_threshold
+from sae_lens_bipolar.inputs.models import load_model
 
 HOOKS = [
     ("blocks.0.hook_resid_post", "none"),
@@ -94,11 +95,14 @@ def test_agrees_with_saelens_on_the_same_tokens(
 
 @pytest.mark.parametrize(("hook_name", "reshape"), HOOKS)
 def test_a_model_in_half_precision(
-    tiny_model: HookedTransformer, hook_name: str, reshape: str
+    tiny_model: HookedTransformer,
+    tiny_model_dirs: dict[str, Path],
+    hook_name: str,
+    reshape: str,
 ) -> None:
     tokens = make_tokens(tiny_model)
     sae = make_sae(tiny_model, hook_name, reshape, k=40)  # in float32
-    model = deepcopy(tiny_model).to(torch.bfloat16)
+    model = load_model(tiny_model_dirs["gpt2"], dtype="bfloat16")
     found = measure({"a": sae}, model, tokens)["a"].with_sinks
     x = activations(model, tokens, hook_name)
     assert x.dtype == torch.bfloat16

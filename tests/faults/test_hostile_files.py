@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from sae_lens_bipolar import reports
-from sae_lens_bipolar.cli.train import parse
+from sae_lens_bipolar.cli.runner_config import parse
 from sae_lens_bipolar.errors import BipolarError
 from sae_lens_bipolar.files.atomic import read_json, remove_scratch
 from sae_lens_bipolar.files.digests import checkpoint_digest

@@ -14,6 +14,7 @@ from typing import ClassVar
 import huggingface_hub
 import pytest
 import torch
+from sae_lens import HookedSAETransformer
 from transformer_lens import HookedTransformer
 from transformer_lens import loading_from_pretrained as host
 from transformers import AutoModelForCausalLM
@@ -46,7 +47,7 @@ def test_logits_equal_transformers(architecture: str, tiny_model_dirs: dict[str,
     directory = tiny_model_dirs[architecture]
     model = load_model(directory)
     config = json.loads((directory / "config.json").read_text())
-    assert type(model) is HookedTransformer  # SAEBench asks for this very class
+    assert type(model) is HookedSAETransformer  # a HookedTransformer, as SAEBench asks for
     assert model.cfg.d_model == 32
     assert model.cfg.n_layers == config.get("num_hidden_layers", config.get("n_layer"))
     assert model.cfg.n_ctx == 128

@@ -135,6 +135,7 @@ FACTS = {
             "unlearning_length": 256,
         },
         paths={"forget_corpus": "sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl"},
+        labelled=True,
         cache=Cache(("seed", "unlearning_known", "unlearning_datasets"), False),
         needs=("cais/wmdp", "cais/mmlu", "Salesforce/wikitext", "cais/wmdp-bio-forget-corpus"),
     ),

@@ -23,6 +23,7 @@ from sae_lens_bipolar.architectures.sparse_topk import (
     SparseTopKTrainingSAE,
     SparseTopKTrainingSAEConfig,
 )
+from sae_lens_bipolar.architectures.training.start import DataStartConfig
 from sae_lens_bipolar.errors import ActivationError, ConfigError
 from sae_lens_bipolar.sparse import projection
 from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, SparseLatents
@@ -489,7 +490,9 @@ def test_two_hundred_trainer_steps(pair: str, rescale: bool) -> None:
     trainers = []
     for sae_class, config in ((ours_class, ours_config), (stock_class, stock_config)):
         torch.manual_seed(0)
-        options = {"d_in": D_IN, "d_sae": D_SAE, "k": 5}
+        options: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE, "k": 5}
+        if issubclass(config, DataStartConfig):  # SAELens starts there
+            options["b_dec_init"] = "zeros"
         sae = sae_class(config(**options, rescale_acts_by_decoder_norm=rescale))
         trainers.append(trainer(sae))
     ours, stock = trainers

@@ -15,11 +15,12 @@ def main() -> int:
     """Run the command line; returns its exit code."""
     spec = find_spec(_PACKAGE)
     assert spec is not None
-    assert spec.loader is not None
+    loader = spec.loader
+    assert loader is not None
     package = sys.modules.setdefault(_PACKAGE, module_from_spec(spec))
     from sae_lens_bipolar.cli.main import main as run
 
-    return run(prepare=lambda: spec.loader.exec_module(package))
+    return run(prepare=lambda: loader.exec_module(package))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from sae_lens_bipolar import reports
@@ -155,10 +156,9 @@ def explore_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
     if _is_explored(config, run_dir):
         return
     tokens = held_out(sweep_config(config), assets)
-    more = config.explored_sequences - len(tokens)
-    if more > 0:
-        train = torch.as_tensor(assets.tokens.train[:more]["input_ids"])
-        tokens = torch.cat([tokens, train])
+    more, train = config.explored_sequences - len(tokens), assets.tokens.train
+    if more > 0 and isinstance(train, Dataset):
+        tokens = torch.cat([tokens, torch.as_tensor(train[:more]["input_ids"])])
     tokens = tokens[: config.explored_sequences].long()
     sizes = ExplorerConfig(
         text=config.corpus,

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(
             name,
             help=text,
-            description=command.__doc__.split("\n\n", 1)[0].partition(": ")[2].rstrip("."),
+            description=(command.__doc__ or "").split("\n\n", 1)[0].partition(": ")[2].rstrip("."),
             examples=command.EXAMPLES,
             add_help=name != "train",  # which has several pages of it
         )

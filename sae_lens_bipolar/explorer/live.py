@@ -143,6 +143,7 @@ class Live:
         sae, ids = self._sae(asked), self._tokens(asked, "prompt")
         value, new = asked.get("value"), asked.get("max_new_tokens", self.limits.max_new_tokens)
         require_number(value, "value", -1.0, 1.0)
+        assert value is not None
         require_number(new, "max_new_tokens", 1, self.limits.max_new_tokens)
         edit, extrapolated = self._edit(sae, str(asked["sae"]), asked.get("latent"), float(value))
         guard = _Guard(stop, edit.hooks_in(self.model)[0])

@@ -56,6 +56,7 @@ def write_page(folder: Path, title: str) -> None:
         trim_blocks=True,
     )
     shutil.copytree(HERE / "static", folder / "static")
+    shutil.copytree(HERE / "vendor", folder / "static/vendor")
     page = environment.get_template("index.html.j2").render(title=title, scripts=SCRIPTS)
     (folder / "index.html").write_text(page.strip() + "\n", encoding="utf-8")
     put(folder, "live", None)  # the server answers with what it offers

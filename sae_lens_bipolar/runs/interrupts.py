@@ -63,7 +63,7 @@ def stoppable() -> Iterator[None]:
             if hasattr(signal, "pthread_kill"):  # ends a wait in the system, too
                 signal.pthread_kill(main, number)
             else:
-                _thread.interrupt_main(number)
+                _thread.interrupt_main(signal.Signals(number))
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:

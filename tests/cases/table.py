@@ -12,7 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -210,7 +210,8 @@ def fine_tuning_flags(place: Place) -> Seen:
 
 @case("fine-tune an SA-GSAE trained to L0 6 with --l0_target 2", "trained to 2")
 def fine_tuning_target(place: Place) -> Seen:
-    gated, first, out = {"architecture": "sign_aware_gated"}, place.new("a"), place.new("b")
+    gated: dict[str, Any] = {"architecture": "sign_aware_gated"}
+    first, out = place.new("a"), place.new("b")
     place.train(first, "--l0_target", "6", "--threshold_init_l0", "6", **gated)
     more = ("--l0_target", "2", "--from_pretrained_path", sae_in(first))
     ended = place.train(out, *more, **gated)
@@ -289,7 +290,7 @@ def zero_activations(place: Place) -> Seen:
 
     folder = place.new("relu")
     save_tiny_model(folder, "gpt2", activation_function="relu")
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         model.transformer.h[0].mlp.c_fc.bias.sub_(0.95)
     model.save_pretrained(folder)

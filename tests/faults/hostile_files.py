@@ -106,10 +106,11 @@ def _json_value(path: Path, draw: random.Random, _: Path) -> str:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
         value = {"name": "topk", "digest": "0"}
-    node, at = value, ""
+    node: Any = value
+    at = ""
     while isinstance(node, dict | list) and node:
-        keys = list(node) if isinstance(node, dict) else range(len(node))
-        key = draw.choice(list(keys))
+        keys: list[Any] = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = draw.choice(keys)
         at += f"/{key}"
         if not isinstance(node[key], dict | list) or draw.random() < 0.3:
             change = draw.choice(("set", "set", "set", "drop", "rename"))

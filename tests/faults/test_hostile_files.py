@@ -148,7 +148,8 @@ def outcome(command: str, run: Path, answer: Path) -> tuple[str, str]:
         except BaseException:
             found = ("not documented", traceback.format_exc()[-1500:])
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.setrlimit(resource.RLIMIT_AS, unlimited)
             answer.write_text(json.dumps(found))
             os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

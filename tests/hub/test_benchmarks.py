@@ -93,15 +93,15 @@ def test_sizes_of_suites_that_were_not_run_do_not_count(run_dir: Path) -> None:
 
 
 def test_a_folder_of_data_counts_for_the_suites_that_read_it(run_dir: Path) -> None:
-    topk, folder = run_dir / "checkpoints/topk", {"data_folder": "/x/y"}
+    topk, folder = run_dir / "checkpoints/topk", "/x/y"
     numbers: list[Metric] = [("unlearning_score", None, 0.5)]
-    write_bench(run_dir / "bench", topk, "unlearning", BOTH, numbers, **folder)
+    write_bench(run_dir / "bench", topk, "unlearning", BOTH, numbers, data_folder=folder)
     card = section((folder_of(run_dir) / "README.md").read_text())
     assert "not SAEBench's own" in card  # WMDP and WikiText may have been read from there
     assert "local folder `.../y`" in card
     shutil.rmtree(run_dir / "bench")
     numbers = [("disentangle_score", None, 0.5)]
-    write_bench(run_dir / "bench", topk, "ravel", BOTH, numbers, **folder)
+    write_bench(run_dir / "bench", topk, "ravel", BOTH, numbers, data_folder=folder)
     card = section((folder_of(run_dir) / "README.md").read_text())
     assert "not SAEBench's own" not in card  # RAVEL reads no data set from it
 

@@ -69,7 +69,8 @@ def test_a_choice_that_was_made_is_kept(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("option", ["differentiable", "capturable"])
 def test_what_excludes_the_fused_optimizer_is_kept(option: str) -> None:
-    optimizer = Adam(parameters(True), **{option: True})
+    options: dict[str, Any] = {option: True}
+    optimizer = Adam(parameters(True), **options)
     fused_adam._fuse(optimizer, (), {})
     assert optimizer.param_groups[0]["fused"] is None
 

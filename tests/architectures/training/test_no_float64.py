@@ -74,7 +74,7 @@ def test_the_stand_in_refuses_what_mps_refuses() -> None:
         with pytest.raises(TypeError, match="float64"):
             to_float64()
     with pytest.raises(RuntimeError, match="same device"):
-        x + torch.randn(3, 4)
+        _ = x + torch.randn(3, 4)
     assert type(x.cpu()) is torch.Tensor
 
 

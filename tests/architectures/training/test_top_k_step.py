@@ -491,9 +491,10 @@ def test_two_hundred_trainer_steps(pair: str, rescale: bool) -> None:
     for sae_class, config in ((ours_class, ours_config), (stock_class, stock_config)):
         torch.manual_seed(0)
         options: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE, "k": 5}
+        options["rescale_acts_by_decoder_norm"] = rescale
         if issubclass(config, DataStartConfig):  # SAELens starts there
             options["b_dec_init"] = "zeros"
-        sae = sae_class(config(**options, rescale_acts_by_decoder_norm=rescale))
+        sae = sae_class(config(**options))
         trainers.append(trainer(sae))
     ours, stock = trainers
     mixing = torch.randn(4, D_IN, generator=torch.Generator().manual_seed(5))

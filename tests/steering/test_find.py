@@ -188,6 +188,7 @@ def token(seed: int) -> Ranking:
 
 
 SAE = StandardSAE(StandardSAEConfig(d_in=16, d_sae=60))
+SAE.W_dec.data = torch.randn(60, 16, generator=torch.Generator().manual_seed(3))
 
 
 def along(seed: int) -> Ranking:

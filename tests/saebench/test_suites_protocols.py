@@ -40,10 +40,14 @@ def test_the_function_is_the_same_and_decoder_rows_have_unit_norm(
         assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("name", SIGNED)
 @torch.no_grad()
-def test_the_split_shows_the_two_poles_of_the_signed_latents(name: str, tmp_path) -> None:
-    sae = bench_sae(name, tmp_path)
+def test_the_split_shows_the_two_poles_of_the_signed_latents(
+    name: str, rescale: bool, tmp_path
+) -> None:
+    fields = {"rescale_acts_by_decoder_norm": True} if rescale and "topk" in name else {}
+    sae = bench_sae(name, tmp_path, **fields)
     signed, poles = benchmarked(sae, "signed"), benchmarked(sae, "split")
     x = inputs()
     latents = signed.encode(x)
@@ -56,6 +60,18 @@ def test_the_split_shows_the_two_poles_of_the_signed_latents(name: str, tmp_path
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_non_negative_saes_are_one_run(name: str, tmp_path) -> None:
     assert is_one_run(bench_sae(name, tmp_path)) == (name not in SIGNED)
+
+
+@pytest.mark.parametrize(("name", "cfg"), [case for case in VARIANTS if case[0] not in SIGNED])
+@torch.no_grad()
+def test_a_non_negative_sae_has_the_same_latents_on_both_protocols(
+    name: str, cfg: dict, tmp_path
+) -> None:
+    sae = bench_sae(name, tmp_path, **cfg)
+    signed, split = benchmarked(sae, "signed"), benchmarked(sae, "split")
+    assert type(signed) is type(split)
+    assert split.cfg.d_sae == sae.cfg.d_sae
+    assert torch.equal(split.encode(inputs()), signed.encode(inputs()))
 
 
 @torch.no_grad()

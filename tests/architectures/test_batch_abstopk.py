@@ -292,6 +292,14 @@ def test_nested_equals_stock_where_latents_are_positive() -> None:
         close(gradients(signed)[name], gradient)
 
 
+@pytest.mark.parametrize(
+    ("d_sae", "widths"), [(256, [16, 64, 256]), (16, [1, 4, 16]), (8, [2, 8]), (3, [3])]
+)
+def test_widths_that_are_not_given_by_size(d_sae: int, widths: list[int]) -> None:
+    cfg = MatryoshkaBatchAbsTopKTrainingSAEConfig(d_in=4, d_sae=d_sae, k=1)
+    assert cfg.matryoshka_widths == widths
+
+
 def test_missing_full_width_is_added_as_saelens_does() -> None:
     with pytest.warns(UserWarning, match="final matryoshka level"):
         sae = make_nested(matryoshka_widths=[4, 10])

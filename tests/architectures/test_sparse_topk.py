@@ -86,4 +86,4 @@ def test_other_fields_are_checked_then_too() -> None:
     with pytest.raises(ConfigError, match="use_sparse_activations=True"):
         make(use_sparse_activations=True)
     made = SparseTopKTrainingSAEConfig(d_in=8, d_sae=64, k=4)
-    assert made.metadata["sae_lens_training_version"], "what SAELens notes when one is made"
+    assert made.metadata.training_architecture == "sparse_topk", "SAELens notes what was trained"

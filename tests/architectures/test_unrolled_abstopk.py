@@ -253,3 +253,9 @@ def test_bad_activations_name_hook_and_batch() -> None:
     x[2, 5] = float("nan")
     with pytest.raises(ActivationError, match=r"blocks\.3\.hook_mlp_out.*batch 41.*1 of 32"):
         run_step(sae, x, step=41)
+
+
+def test_two_steps_unless_more_are_asked_for() -> None:
+    for config in (UnrolledAbsTopKSAEConfig, UnrolledAbsTopKTrainingSAEConfig):
+        assert config(d_in=4, d_sae=8, k=2).n_steps == 2
+    assert UnrolledAbsTopKTrainingSAEConfig(d_in=4, d_sae=8, k=2).initial_step_size == 1.0

@@ -4,6 +4,7 @@ import faulthandler
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -74,7 +75,7 @@ def commands(root: Path, model: Path, text: Path) -> dict[str, Command]:
                 *("bench", str(sae), "--output", str(run), "--config", str(root / "bench.yaml")),
             ],
             nothing,
-            ("saebench", "results"),
+            ("results",),  # SAEBench's own files hold the time
         ),
         "report": Command(
             lambda run: ["report", str(run)],
@@ -119,10 +120,17 @@ def load_all() -> None:
 
 def start(words: Sequence[str], log: Path, before: Callable[[], object] = lambda: None) -> int:
     """Fork a child that runs a command, what it prints going to `log`; its process id."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     child = os.fork()
-    if child == 0:
+    if child != 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    else:
         code = 1
         try:
+            # Until `main` begins, a signal ends the child as it ends any process.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             quiet = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202eevil\r\n\x00"
@@ -178,10 +179,11 @@ def _line(path: Path, draw: random.Random, _: Path) -> str:
 
 
 def _weights(path: Path, draw: random.Random, _: Path) -> str:
-    if not path.is_file():
-        return "gone"
-    tensors = load(path.read_bytes())
-    name = draw.choice(sorted(tensors))
+    try:
+        tensors = load(path.read_bytes())
+        name = draw.choice(sorted(tensors))
+    except (OSError, SafetensorError, IndexError):
+        return "damaged already"
     old = tensors[name]
     changed: dict[str, Callable[[], Any]] = {
         "NaN": lambda: tensors.update({name: torch.full_like(old, torch.nan)}),
@@ -193,9 +195,11 @@ def _weights(path: Path, draw: random.Random, _: Path) -> str:
         "a scalar": lambda: tensors.update({name: torch.tensor(1.0)}),
         "no rows": lambda: tensors.update({name: old[:0]}),
         "transposed": lambda: tensors.update({name: old.T.contiguous()}),
-        "a long name": lambda: tensors.update({"x" * MEGABYTE: old}),
-        "escapes": lambda: tensors.update({ESCAPES.replace("\x00", ""): old}),
-        "ten thousand names": lambda: tensors.update({f"t{n}": old[:1] for n in range(10_000)}),
+        "a long name": lambda: tensors.update({"x" * MEGABYTE: old.clone()}),
+        "escapes": lambda: tensors.update({ESCAPES.replace("\x00", ""): old.clone()}),
+        "ten thousand names": lambda: tensors.update(
+            {f"t{n}": old[:1].clone() for n in range(10_000)}
+        ),
         "missing": lambda: tensors.pop(name),
     }
     headers = {

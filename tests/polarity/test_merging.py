@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -177,6 +177,14 @@ def test_gains_and_biases_of_either_side_make_it_gated():
         torch.testing.assert_close(result.sae(x), sae(x))
 
 
+@pytest.mark.parametrize("apart", [1 - 1e-6, 1 - 9e-6, 1 + 1e-6])
+def test_gains_count_as_one_within_a_hundred_thousandth_of_the_first(apart):
+    sae = pair_with_biases([-1.0, 1.0], [1.0, 1e-5 * apart - 1.0])
+    cast(Any, sae).threshold.data.fill_(2.0)  # silent at u = 0 on either side
+    target = "bi_jumprelu" if apart < 1 else "sign_aware_gated"
+    assert merge(sae).sae.cfg.architecture() == target
+
+
 def test_one_bias_instead_of_two_shifts_values_by_half_their_sum():
     sae = pair_with_biases([-1.0, -2.0], [1.0, -1.0])
     x = torch.linspace(-3, 3, 101, **DOUBLE)[:, None]
@@ -272,8 +280,11 @@ def test_without_pairs_nothing_changes_gated(name):
     bias = sae.b_mag if name == "gated" else sae.b_enc
     bias.data.abs_().neg_()  # so that every latent is silent at u = 0
     result = merge(sae, cosine_threshold=1.0, target="sign_aware_gated")
-    assert result.sae.cfg.architecture() == "sign_aware_gated"
-    check_same(result.sae, sae, draw(64, D_IN))
+    merged: Any = result.sae
+    assert merged.cfg.architecture() == "sign_aware_gated"
+    assert not merged.b_mag[1].any(), "0 on a side that is empty"
+    assert torch.isinf(merged.log_threshold[1]).all()
+    check_same(merged, sae, draw(64, D_IN))
 
 
 @pytest.mark.parametrize("name", NON_NEGATIVE)
@@ -357,6 +368,16 @@ def test_both_directions_must_oppose():
 def test_a_zero_row_pairs_with_nothing():
     directions = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
     assert antipodal_pairs(directions, directions, 0.1, 0.1).pairs.tolist() == [[1, 3]]
+
+
+def test_scores_that_differ_by_less_than_their_rounding_tie(monkeypatch):
+    """To the smallest indices; rounded in float32, the second pair would count as more opposite."""
+    first, second = torch.tensor([-0.9371116757392883, -0.9371117353439331])
+    cosines = torch.stack([first, second])
+    pairs = torch.tensor([[0, 1], [0, 2]])
+    monkeypatch.setattr(antipodal, "_candidates", lambda *_: [(pairs, cosines, cosines)])
+    directions = torch.eye(3)
+    assert antipodal_pairs(directions, directions).pairs.tolist() == [[0, 1]]
 
 
 def test_no_latent_is_a_pair_with_itself():

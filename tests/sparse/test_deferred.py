@@ -200,6 +200,18 @@ def test_code_past_torch_functions_may_not_write_to_it() -> None:
         latents.mul_(2)
 
 
+def test_code_past_torch_functions_may_write_it_to_another_tensor() -> None:
+    latents, dense, _ = make()
+    sums = torch.ones_like(dense)
+    part = torch.zeros(2 * BATCH, D_SAE, dtype=dense.dtype)
+    with torch.no_grad():
+        part[BATCH:] = latents
+        with torch._C.DisableTorchFunctionSubclass():
+            sums.add_(latents)
+    assert torch.equal(sums, 1 + dense.detach())
+    assert torch.equal(part, torch.cat([0 * sums, dense.detach()]))
+
+
 def test_it_says_of_itself_what_the_dense_tensor_says() -> None:
     latents, dense, _ = make()
     assert isinstance(latents, torch.Tensor)

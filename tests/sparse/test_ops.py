@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +133,20 @@ def test_gradient_of_a_shift_is_that_of_a_subtracted_bias() -> None:
     )
 
 
+def test_gradient_of_a_shift_is_taken_in_float32_under_autocast_too() -> None:
+    x, W_enc, b_dec = (leaf(*size, seed=1).float().detach() for size in ((9, 5), (5, 12), (5,)))
+    b_dec.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        support, values = encode_top_k(Projection(x - b_dec.detach(), W_enc, None, b_dec), 3)
+        (gradient,) = torch.autograd.grad(values.sum(), b_dec)
+    ones = support.to_dense(torch.ones_like(values)).float()
+    assert_close(gradient, -(ones @ W_enc.t()).sum(0), rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(
+        encode_top_k(Projection(x, W_enc, None, b_dec), 12)[1].sum(), b_dec
+    )
+    assert_close(gradient, -9 * W_enc.sum(1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "encode",
     [
@@ -209,6 +225,18 @@ def test_dots_the_way_other_devices_take() -> None:
     support, _ = encode_top_k(projection(), 7)
     left, right = leaf(BATCH, D_IN, seed=6).detach(), leaf(D_SAE, D_IN, seed=7).detach()
     assert_close(support._dots_by_embedding_bag(left, right), support.dots(left, right))
+
+
+def test_transposed_sums_the_way_other_devices_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    support, _ = encode_top_k(projection(), 7)
+    values, rows = torch.randn(BATCH * 7), torch.randn(BATCH, D_IN)
+    expected = support.to_dense(values).t() @ rows
+    elsewhere: Any = SimpleNamespace(device=SimpleNamespace(type="cuda"), here=values)
+    sums = support.transpose_times
+    monkeypatch.setattr(support, "transpose_times", lambda v, r: sums(v.here, r))
+    found = support.left_times(elsewhere, rows)
+    assert_close(found, expected.t())
+    assert found.is_contiguous()
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])

@@ -168,6 +168,15 @@ def test_compiled_code_runs_in_as_many_parts_as_torch_has_threads(
     values, indices = top_k(u, 20, "value")
     assert torch.equal(values.sort(descending=True).values, u.topk(20).values)
     assert torch.equal(values, u.gather(1, indices))
+    upper, lower = torch.full((500,), 1.5), torch.full((500,), 1.0)
+    for below in (None, lower):
+        mask = u > upper if below is None else (u > upper) | (u < -below)
+        rows, columns, found = beyond(u, upper, below)
+        hits = torch.zeros_like(mask)
+        hits[rows, columns] = True
+        assert torch.equal(hits, mask)
+        assert torch.equal(rows, rows.sort().values)
+        assert torch.equal(found, u[rows, columns])
 
 
 @pytest.mark.parametrize("fill", [float("nan"), -float("nan"), float("inf"), 0.0])

@@ -1,6 +1,7 @@
 """Thresholds from the first batch let exactly the wanted share fire; lambda settles L0 there."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAEConfig,
 )
 from sae_lens_bipolar.architectures.training.l0_control import L0Controller, thresholds_for_l0
+from sae_lens_bipolar.errors import ConfigError
 
 BATCH, D_IN, D_SAE = 64, 16, 128
 
@@ -21,6 +23,13 @@ def test_thresholds_lie_half_way_between_two_scores() -> None:
     assert thresholds_for_l0(scores, 1.0).tolist() == [3.0, 15.0]  # two of four samples fire
     assert thresholds_for_l0(scores, 0.1).tolist() == [6.0, 25.0]  # at least one
     assert thresholds_for_l0(scores, 2.0).tolist() == [1.5, 5.0]  # all but one at most
+
+
+def test_a_warm_up_is_for_a_lambda_that_nobody_steers() -> None:
+    cfg = SignAwareGatedTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, l1_warm_up_steps=9)
+    assert (cfg.l0_target, cfg.l1_warm_up_steps) == (None, 9)
+    with pytest.raises(ConfigError, match=r"l1_warm_up_steps is 9 beside l0_target=5\.0"):
+        replace(cfg, l0_target=5.0)
 
 
 def test_one_sample_shares_one_threshold() -> None:

@@ -59,6 +59,15 @@ def test_a_float64_that_was_in_bfloat16_on_the_way_keeps_its_value() -> None:
     assert module.kept.dtype == torch.float32
 
 
+def test_a_tensor_that_is_gone_afterwards_is_passed_over() -> None:
+    module = Kept(torch.float32, or_wider=False)
+    with kept_in_float32(module, "kept", "kept_buffer"):
+        del module.kept
+        module.kept_buffer = module.kept_buffer.bfloat16()
+    assert not hasattr(module, "kept")
+    assert module.kept_buffer.dtype == torch.float32
+
+
 def test_sums_in_float64_stay_on_the_device_where_it_has_them() -> None:
     for x in (torch.ones(2), torch.ones(2, dtype=torch.bfloat16), torch.ones(2, device="meta")):
         found = in_float64(x)

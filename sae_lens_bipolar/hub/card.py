@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from sae_lens_bipolar.architectures.registry import record_of
 from sae_lens_bipolar.hub.base_models import is_hub_name
 from sae_lens_bipolar.hub.benchmarks import saebench_section
 from sae_lens_bipolar.hub.card_limits import known_limits
+from sae_lens_bipolar.hub.illustrations import percent
 from sae_lens_bipolar.hub.quoting import ABSENT, Quoted, code, codes, environment, link
 from sae_lens_bipolar.hub.staging import Staged, StagedSAE
 from sae_lens_bipolar.inputs.models import BUNDLED
@@ -98,6 +100,15 @@ def _context(staged: Staged, repo_id: str, license: str, revision: str) -> dict[
         "summary_table": Quoted(tables.markdown(rows) if rows else ""),
         "unrecorded": staged.unrecorded,
         "sinks_table": _sinks_table(rows),
+        "picture": staged.picture,
+        "latents": [
+            {
+                **asdict(latent),
+                "positive_rate": percent(latent.positive_rate),
+                "negative_rate": percent(latent.negative_rate),
+            }
+            for latent in staged.latents
+        ],
         "saebench": {
             **saebench_section(staged.benches, list(architectures), _corpus_name(saes[0])),
             "command": "\n".join(_wrapped(b.command) for b in staged.benches if b.command),

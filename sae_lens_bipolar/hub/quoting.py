@@ -10,6 +10,7 @@ code      a code span, also in a table
 fenced    a code block, its fence longer than any in it
 python    a string literal
 link      a link to a page of the Hub
+path      the target of a link to a file of the repository
 """
 
 import re
@@ -72,6 +73,11 @@ def link(name: str, kind: str = "") -> Quoted:
     return Quoted(f"[{_MARKDOWN.sub(_entities, line)}]({_HUB}{kind}{quote(line, safe='/')})")
 
 
+def path(value: str) -> Quoted:
+    """`value` as the target of a link within the repository."""
+    return Quoted(quote(value, safe="/"))
+
+
 def codes(values: Iterable[Any], separator: str = ", ") -> Quoted:
     """`values`, each as a code span, with `separator` between them."""
     return Quoted(separator.join(map(code, values)))
@@ -92,7 +98,7 @@ def environment(folder: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter in (text, code, codes, fenced, python, link):
+    for filter in (text, code, codes, fenced, python, link, path):
         found.filters[filter.__name__] = filter
     return found
 

@@ -6,6 +6,7 @@ README.md                      the model card
 config.yaml, environment.json  the run's own; below the prefix where `id` gives one
 metrics.jsonl, results/        of the SAEs that are published, and only what names their weights:
                                the log of their training, their rows of summary.json, their censuses
+                               and a picture of these
 results/saebench.csv, .md      what `bench` measured, from folders of the run that it wrote, and
 results/saebench/FOLDER/       with which configuration and command
 explorer/                      if asked for: the run's explorer, with excerpts of its text
@@ -51,6 +52,7 @@ from sae_lens_bipolar.hub.copies import (
     refuse_secrets,
     write_mapping,
 )
+from sae_lens_bipolar.hub.illustrations import ShownLatent, draw_polarity, shown_latents
 from sae_lens_bipolar.hub.measurements import Figures, figures_of, stage_figures
 from sae_lens_bipolar.inputs.trained_on import loadable_name, require_fits
 from sae_lens_bipolar.polarity.splitting import split
@@ -100,6 +102,8 @@ class Staged:
     rows: list[dict[str, Any]]  # its figures of these weights, as in summary.json, `name` the id
     unrecorded: list[str]  # ids whose figures are left out: of which weights is not recorded
     benches: list[Bench]  # SAEBench's numbers
+    latents: list[ShownLatent]  # a few that the run described
+    picture: str | None  # path of a PNG of the sides of all latents
     explorer: str | None = None  # its page below the folder, where it goes along
 
 
@@ -156,11 +160,13 @@ def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> Staged:
     prefix = first.rpartition("/")[0] if _one_prefix(saes) else ""
     target = folder / prefix
     config, environment, figures, rows = {}, {}, Figures({}, []), []
+    latents: list[ShownLatent] = []
     if run_dir is not None:
         config = copy_mapping(run_dir / CONFIG_FILE, target / CONFIG_FILE)
         environment = copy_mapping(run_dir / ENVIRONMENT_FILE, target / ENVIRONMENT_FILE)
         figures = figures_of(run_dir, saes)
         rows = stage_figures(run_dir, figures, folder, prefix)
+        latents = shown_latents(run_dir, figures.rows)
     benches = gather(root, saes)
     for bench in benches:
         for file in (CONFIG_FILE, ENVIRONMENT_FILE):
@@ -168,7 +174,9 @@ def stage(saes: Mapping[str, Source], folder: Path, with_split: bool) -> Staged:
     if benches:
         write_rows(target, [row for bench in benches for row in bench.rows])
     refuse_secrets(folder)
-    return Staged(folder, prefix, staged, config, environment, rows, figures.unrecorded, benches)
+    picture = draw_polarity(folder, prefix, list(figures.rows))
+    measured = rows, figures.unrecorded, benches, latents, picture
+    return Staged(folder, prefix, staged, config, environment, *measured)
 
 
 def _one_prefix(ids: Iterable[str]) -> bool:

@@ -64,14 +64,35 @@ def write_run(run_dir: Path, names: Sequence[str] = NAMES, **metadata: Any) -> P
     (run_dir / "metrics.jsonl").write_text(text + '{"torn')  # as a killed process leaves it
     (run_dir / "results/latents").mkdir(parents=True)
     (run_dir / "results/latents/topk.json").write_text('{"latents": "a text of somebody"}')
+    write_latents(run_dir, names[0])
     summary = [_summary_row(name, i) for i, name in enumerate(names)]
     (run_dir / "results/census").mkdir()
     for row in summary:
         row["digest"] = checkpoint_digest(run_dir / "checkpoints" / row["name"])
-        census = {"positive_rate": [0.5] * D_SAE, "digest": row["digest"]}
+        census: dict[str, Any] = {"n_tokens": 24_000, "digest": row["digest"]}
+        census["positive_rate"] = [0.5] * D_SAE
+        census["negative_rate"] = [0.25 if row["name"] in SIGNED else 0.0] * D_SAE
         (run_dir / f"results/census/{row['name']}.json").write_text(json.dumps(census))
     (run_dir / "results/summary.json").write_text(json.dumps(summary))
     return run_dir
+
+
+def write_latents(run_dir: Path, name: str, **changed: Any) -> None:
+    """Two latents of one SAE as `demo` describes them."""
+    context = {"tokens": [" a text of somebody"], "activations": [1.0], "peak": 0, "sequence": 0}
+    latent = {
+        "index": 7,
+        "positive_rate": 0.0123,
+        "negative_rate": 0.2,
+        "histogram": {"edges": [-1.0, 0.0, 1.0], "counts": [5, 1]},
+        "contexts": {"positive": [context], "negative": [context]},
+        "raises": [[" war", 2.0], ["`|", 1.0]],
+        "lowers": [[" peace", -2.0]],
+    }
+    latents = [latent | changed, {**latent, "index": 9, "negative_rate": 0.0} | changed]
+    digest = checkpoint_digest(run_dir / "checkpoints" / name)
+    content = {"name": name, "digest": digest, "latents": latents}
+    (run_dir / f"results/latents/{name}.json").write_text(json.dumps(content))
 
 
 def _summary_row(name: str, i: int) -> dict[str, Any]:

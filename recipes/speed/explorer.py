@@ -16,15 +16,17 @@ With `--sae`, the build of that SAE's explorer on its own model: seconds and mem
 forward passes and the model, on the threads that torch has. The machine may have other work, so
 processor time stands beside the wall clock's.
 
-`results/explorer.json` holds the numbers; a second run into the same directory replaces it.
+`results/explorer.json` holds the numbers and `report/explorer.csv` what is asked of them; a second
+run into the same directory replaces both, but keeps a build's numbers if it times none.
 """
 
+import os
 import platform
 import resource
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +57,24 @@ BUDGETS = {
     "build_seconds_beyond_forward": 180.0,
     "build_mib_over_model": 2048.0,
 }
+_COLUMNS = ("quantity", "measured", "at_most", "holds")
 _READY = "document.querySelectorAll('tr[data-latent]').length > 20"
 
-_PAINTED = "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
+_PAINTED = """new Promise((done) => {
+  const look = () => {
+    const [paint] = performance.getEntriesByName("first-contentful-paint");
+    if (paint) done(paint.startTime / 1000);
+    else setTimeout(look, 1);
+  };
+  look();
+})"""
 # Notes the second, from the start of the navigation, at which the first rows are there.
 _WATCH = f"""(() => {{
-  const look = () => {{
-    if ({_READY}) window.readyAt = performance.now() / 1000;
-    else setTimeout(look, 1);
+  const look = (done) => {{
+    if ({_READY}) done(performance.now() / 1000);
+    else setTimeout(look, 1, done);
   }};
-  look();
+  window.readyAt = new Promise(look);
 }})()"""
 
 
@@ -108,10 +118,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(file, found)
     write_text(options.output / CONFIG_FILE, yaml.safe_dump(_settings(options)))
     write_json(options.output / ENVIRONMENT_FILE, _environment(options.command))
-    for part in ("synthetic", "build"):
-        for name, value in found.get(part, {}).items():
-            budget = f"  (at most {BUDGETS[name]:g})" if name in BUDGETS else ""
-            print(f"{part:10} {name:32} {_shown(value)}{budget}")
+    rows = [*_rows(found)]
+    table = "".join(",".join(map(str, row)) + "\n" for row in (_COLUMNS, *rows))
+    write_text(options.output / "report/explorer.csv", table)
+    for name, value, most, holds in rows:
+        print(f"{name:32} {value:10.3f}  at most {most:g}: {'yes' if holds else 'NO'}")
+
+
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, float, float, bool]]:
+    """What is asked of the numbers: name, measured, at most, whether it holds."""
+    measured = found.get("build", {}) | found["synthetic"]
+    for name, most in found["budgets"].items():
+        if name in measured:
+            yield name, round(measured[name], 4), most, measured[name] <= most
 
 
 def time_page(folder: Path, latents: int, repeats: int) -> dict[str, Any]:
@@ -138,9 +157,8 @@ def time_page(folder: Path, latents: int, repeats: int) -> dict[str, Any]:
             page.set_default_timeout(120_000)
             page.add_init_script(_WATCH)
             page.goto((folder / "index.html").as_uri(), wait_until="commit")
-            page.wait_for_function("window.readyAt")
-            times["first_paint"].append(page.evaluate(_PAINTED))
             times["first_rows"].append(page.evaluate("window.readyAt"))
+            times["first_paint"].append(page.evaluate(_PAINTED))
             page.fill("#search", f" word{number}")
             page.wait_for_timeout(1_000)  # what is suggested while typing is not what is timed
             done = "document.querySelector('.note .token') && " + _READY
@@ -154,7 +172,8 @@ def time_page(folder: Path, latents: int, repeats: int) -> dict[str, Any]:
             page.close()
         browser.close()
     medians = {f"{key}_seconds": statistics.median(row) for key, row in times.items()}
-    return {**medians, "all_seconds": times, "chromium": version}
+    load = os.getloadavg()[0]  # of the last minute, the page's own included
+    return {**medians, "all_seconds": times, "load_average": load, "chromium": version}
 
 
 def _since(page: Any, action: str, done: str) -> float:
@@ -196,12 +215,12 @@ def time_build(given: str, tokens: int, output: Path) -> dict[str, Any]:
 
     with torch.no_grad():
         forward_wall, forward_processor = _timed(forward)
-    threads = torch.get_num_threads()
     return {
         "sae": name or sources[0].run_name,
         "d_sae": sae.cfg.d_sae,
         "tokens": rows.numel(),
-        "threads": threads,
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],  # of the last minute
         "build_seconds": wall,
         "build_processor_seconds": processor,
         "forward_seconds": forward_wall,
@@ -232,10 +251,6 @@ def _settings(options: Any) -> dict[str, Any]:
 def _environment(line: str) -> dict[str, Any]:
     packages = {"torch": torch.__version__, "numpy": np.__version__}
     return {"command": line, "python": platform.python_version(), "packages": packages}
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

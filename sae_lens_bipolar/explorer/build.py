@@ -1,7 +1,8 @@
 """Build an explorer: one pass of a corpus, then the folder that a browser opens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformer_lens import HookedTransformer
 from sae_lens_bipolar.architectures.registry import record_of
 from sae_lens_bipolar.explorer import dials, site
 from sae_lens_bipolar.explorer.config import SHARD, TOKEN_SHARD, ExplorerConfig
-from sae_lens_bipolar.explorer.directions import neighbours, output_tokens
+from sae_lens_bipolar.explorer.directions import counterparts, neighbours, output_tokens
+from sae_lens_bipolar.explorer.pairs import Pair, pair
 from sae_lens_bipolar.explorer.records import Described
 from sae_lens_bipolar.explorer.stream import Pass, fingerprint
 from sae_lens_bipolar.explorer.vocabulary import Vocabulary, token_texts
@@ -27,7 +29,7 @@ from sae_lens_bipolar.runs.sources import Source
 PAGE = "index.html"
 _PROGRESS = ".progress.safetensors"
 _PARTS = ("data", "static", PAGE)  # what a build replaces, the page last
-FORMAT = 1
+FORMAT = 2
 
 __all__ = ["PAGE", "ExplorerConfig", "build", "corpus", "sae_facts"]
 
@@ -120,14 +122,19 @@ def _write(
     model, config, tokens = reading.model, reading.config, reading.tokens
     found = {}
     for name, sae in tqdm(reading.saes.items(), desc="comparing directions", unit="SAE"):
+        statistics, decoder = reading.latents[name], sae.W_dec.detach()
         found[name] = Described(
-            reading.latents[name],
-            output_tokens(model, sae.W_dec.detach(), config.output_tokens),
-            neighbours(sae.W_dec.detach(), config.neighbours),
+            statistics,
+            output_tokens(model, decoder, config.output_tokens, statistics.fires),
+            neighbours(decoder, config.neighbours, statistics.fires),
         )
-    promoted = [part for one in found.values() for part in (one.outputs.high, one.outputs.low)]
+    promoted = [
+        part[one.statistics.fires]
+        for one in found.values()
+        for part in (one.outputs.high, one.outputs.low)
+    ]
     vocabulary = Vocabulary.of(tokens, promoted, reading.d_vocab)
-    text = dials.neutral_text(tokens)
+    text = dials.neutral_text(tokens, config.dial_sequences)
     facts = []
     for name, sae in reading.saes.items():
         statistics = reading.latents[name]
@@ -140,8 +147,9 @@ def _write(
         )
         site.put(folder, f"{name}/dials", curves)
         facts.append({**sae_facts(sae, sources[name]), "n_tokens": reading.n_tokens[name]})
-    for (a, b), pair in reading.pairs.items():
-        site.write_pair(folder, a, b, pair)
+    pairs = dict(_pairs(reading))
+    for (a, b), found_pair in pairs.items():
+        site.write_pair(folder, a, b, found_pair, reading.latents[a].fires.numpy())
     texts = token_texts(tokenizer_of(model), vocabulary.ids.tolist())
     site.write_vocabulary(
         folder,
@@ -157,12 +165,23 @@ def _write(
             "shard": SHARD,
             "token_shard": TOKEN_SHARD,
             "neutral": text.tolist(),
-            "pairs": [list(pair) for pair in reading.pairs],
+            "pairs": [list(names) for names in pairs],
             "saes": facts,
         },
     )
     site.put(folder, "build", build_mark)
     site.write_page(folder, f"Explorer of {', '.join(reading.saes)}")
+
+
+def _pairs(reading: Pass) -> Iterator[tuple[tuple[str, str], Pair]]:
+    """Every two SAEs whose decoder rows are of one length, as either sees the other."""
+    for a, b in combinations(reading.saes, 2):
+        decoders = [reading.saes[name].W_dec.detach() for name in (a, b)]
+        if decoders[0].shape[1] == decoders[1].shape[1]:
+            fires = [reading.latents[name].fires for name in (a, b)]
+            there, back = counterparts(*decoders, *fires)
+            yield (a, b), pair(reading.samples[a], reading.samples[b], there)
+            yield (b, a), pair(reading.samples[b], reading.samples[a], back)
 
 
 def _name_of(model: HookedTransformer) -> str:

@@ -26,7 +26,9 @@ class ExplorerConfig:
     output_tokens: int = 10  # output tokens promoted per side
     occurrences: int = 64  # of each token that the token index counts: the first ones
     per_token: int = 48  # entries (latent and side) that the token index keeps per token
+    compared_tokens: int = 32_768  # on which latents of several SAEs are compared: the first ones
     dials: int = 8  # latents per SAE whose dial curve is computed; the most balanced ones
+    dial_sequences: int = 6  # sequences of 32 tokens that a dial is turned on
     save_seconds: float = 60.0  # between two saves of what a stopped build goes on from
     seed: int = 0  # of the order of sequences
 
@@ -40,7 +42,9 @@ class ExplorerConfig:
             "output_tokens": (0, 100),
             "occurrences": (1, 10_000),
             "per_token": (1, 1_000),
+            "compared_tokens": (1, None),
             "dials": (0, None),
+            "dial_sequences": (1, None),
         }
         for name, (least, most) in limits.items():
             value = getattr(self, name)

@@ -5,10 +5,12 @@ At each value in [-1, 1] (0: the latent switched off) the curve holds two means 
     shift   of the logits of the tokens the positive side promotes, less those the negative side
             promotes, against the unsteered model
     cost    of the next-token cross-entropy, steered less unsteered, in nats per token
+
+What the model computes before the edited block is the same at every value, and is computed once.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,18 +20,20 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.evaluation.describe import two_sided_latents
+from sae_lens_bipolar.evaluation.placement import activations, placement
 from sae_lens_bipolar.explorer.directions import Ranked
 from sae_lens_bipolar.explorer.latents import LatentStatistics
 from sae_lens_bipolar.polarity.counting import Census
 from sae_lens_bipolar.steering import EditLatents, ExtrapolationWarning, Scale, steering
+from sae_lens_bipolar.steering.hook_points import find_site
 
 VALUES = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
-SEQUENCES, LENGTH = 6, 32  # of neutral text
+LENGTH = 32  # tokens of a neutral text
 
 
-def neutral_text(tokens: torch.Tensor) -> torch.Tensor:
-    """The beginnings of a few sequences of the corpus, `[sequences, length]`."""
-    return tokens[:SEQUENCES, :LENGTH]
+def neutral_text(tokens: torch.Tensor, sequences: int) -> torch.Tensor:
+    """The beginnings of the corpus's first sequences, `[sequences, length]`."""
+    return tokens[:sequences, :LENGTH]
 
 
 def census_of(statistics: LatentStatistics, n_tokens: int) -> Census:
@@ -60,33 +64,21 @@ def dial_curves(
         latents = [i for i in strongest[:n].tolist() if census.positive_count[i] > 0]
     if not latents:
         return []
-    plain = _log_probabilities(model, text)
-    return [
-        {"latent": latent, **dial_curve(sae, model, census, outputs, text, plain, latent)}
-        for latent in tqdm(latents, desc=f"turning dials {name}".strip(), unit="latent")
-    ]
-
-
-def dial_curve(
-    sae: SAE[Any],
-    model: HookedTransformer,
-    census: Census,
-    outputs: Ranked,
-    text: torch.Tensor,
-    plain: torch.Tensor,
-    latent: int,
-) -> dict[str, Sequence[float]]:
-    """One latent's curve; `plain` are the unsteered log-probabilities of `text`."""
-    raised, lowered = outputs.high[latent], outputs.low[latent]
-    shift, cost = [], []
-    for value in VALUES:
-        with steered_dial(sae, model, census, latent, value):
-            steered = _log_probabilities(model, text)
-        change = steered - plain
-        told = change[..., raised].mean() - change[..., lowered].mean() if len(raised) else 0.0
-        shift.append(round(float(told), 4))
-        cost.append(round(cost_in_nats(steered, plain, text), 4))
-    return {"values": VALUES, "shift": shift, "cost": cost}
+    read = reader(model, placement(sae).hook_name, text)
+    plain = read()
+    curves = []
+    for latent in tqdm(latents, desc=f"turning dials {name}".strip(), unit="latent"):
+        raised, lowered = outputs.high[latent], outputs.low[latent]
+        shift, cost = [], []
+        for value in VALUES:
+            with steered_dial(sae, model, census, latent, value):
+                steered = read()
+            change = steered - plain
+            told = change[..., raised].mean() - change[..., lowered].mean() if len(raised) else 0.0
+            shift.append(round(float(told), 4))
+            cost.append(round(cost_in_nats(steered, plain, text), 4))
+        curves.append({"latent": latent, "values": VALUES, "shift": shift, "cost": cost})
+    return curves
 
 
 def steered_dial(
@@ -105,6 +97,18 @@ def cost_in_nats(steered: torch.Tensor, plain: torch.Tensor, text: torch.Tensor)
     return float((plain - steered)[:, :-1].gather(-1, following).mean())
 
 
-def _log_probabilities(model: HookedTransformer, text: torch.Tensor) -> torch.Tensor:
-    logits: Any = model(text, prepend_bos=False)
-    return log_softmax(logits.float(), dim=-1)
+def reader(
+    model: HookedTransformer, hook_name: str, text: torch.Tensor
+) -> Callable[[], torch.Tensor]:
+    """A pass over a text that gives log-probabilities `[n, length, d_vocab]`, from the hook on."""
+    layer = find_site(model, hook_name).layer
+    if layer is None or model.cfg.positional_embedding_type == "shortformer":
+        given, start = text, None  # blocks of a shortformer need the positions as well
+    else:
+        given, start = activations(model, text, f"blocks.{layer}.hook_resid_pre"), layer
+
+    def read() -> torch.Tensor:
+        logits: Any = model(given, prepend_bos=False, start_at_layer=start)
+        return log_softmax(logits.float(), dim=-1)
+
+    return read

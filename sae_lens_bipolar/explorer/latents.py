@@ -13,6 +13,7 @@ from sae_lens_bipolar.explorer.config import BINS
 
 _BINS_LOG2 = BINS.bit_length() - 1
 _NEVER = -1_000  # exponent of a latent that has not fired
+STRONGEST = 64  # latents per token that are kept where firings are; denser SAEs are cut to these
 State = dict[str, torch.Tensor]
 
 
@@ -34,6 +35,18 @@ class Firings:
     def where(self, keep: torch.Tensor) -> "Firings":
         """Those that a mask `[n]` keeps."""
         return Firings(self.row[keep], self.position[keep], self.latent[keep], self.value[keep])
+
+    def bounded(self, z: torch.Tensor, tokens: int) -> "Firings":
+        """All of them if `tokens` have no more than `STRONGEST` each on average, or those of each.
+
+        Args:
+            z: `[batch, position, d_sae]`, which they were taken from.
+            tokens: how many of its tokens they fall on.
+        """
+        if len(self.value) <= STRONGEST * tokens:
+            return self
+        least = z.abs().topk(min(STRONGEST, z.shape[-1]), dim=-1).values[..., -1]
+        return self.where(self.value.abs() >= least[self.row, self.position])
 
     @property
     def side(self) -> torch.Tensor:
@@ -71,6 +84,11 @@ class LatentStatistics:
         if name not in state:
             raise AttributeError(name)
         return state[name]
+
+    @property
+    def fires(self) -> torch.Tensor:
+        """Which latents have fired on either side, `[d_sae]` bool."""
+        return self.count.sum(0) > 0
 
     def add(self, z: torch.Tensor, firings: Firings, first_row: int) -> None:
         """Count a batch.

@@ -10,8 +10,9 @@ In this order (`static/records.js` reads the same):
                 that say which tokens fired; the tokens; for each that fired z (zigzag) in 1/63 of
                 its own side's largest
     outputs     number promoted per side, largest |effect| (float32); per side and token the token
-                and its effect in 1/127 of that
-    neighbours  number; nearest: latent, cosine; antipodal: latent, cosine (zigzag, in 1/1000)
+                and its effect in 1/127 of that; none of a latent that has not fired
+    neighbours  number, 0 of a latent that has not fired; nearest: latent, cosine; antipodal:
+                latent, cosine (zigzag, in 1/1000)
 
 Tokens are ranks in the site's vocabulary.
 """
@@ -72,11 +73,12 @@ def latent_records(
         statistics.histogram[own].numpy(),
     )
     sides = [_contexts(statistics, side, own, largest, tokens, ranks) for side in (0, 1)]
+    fires = statistics.fires[own].numpy()
     table = beside(
         header,
         *sides,
-        _outputs(found.outputs, own, ranks),
-        _neighbours(found.neighbours, own),
+        _outputs(found.outputs, own, ranks, fires),
+        _neighbours(found.neighbours, own, fires),
     )
     return pack_rows(*table)
 
@@ -118,7 +120,7 @@ def _contexts(
     return beside(number, (values, present))
 
 
-def _outputs(ranked: Ranked, own: slice, ranks: np.ndarray) -> _Table:
+def _outputs(ranked: Ranked, own: slice, ranks: np.ndarray, fires: np.ndarray) -> _Table:
     parts = []
     pairs = ((ranked.high, ranked.high_value), (ranked.low, ranked.low_value))
     n, k = len(ranked.high[own]), ranked.high.shape[1]
@@ -128,10 +130,10 @@ def _outputs(ranked: Ranked, own: slice, ranks: np.ndarray) -> _Table:
     for indices, values in pairs:
         effects = zigzag(shares(values[own].numpy(), most, EFFECT_STEPS))
         parts.append(np.stack([ranks[indices[own].numpy()], effects], axis=-1).reshape(n, -1))
-    return always(np.full((n, 1), k), float_bits(most), *parts)
+    return beside(always(k * fires, float_bits(most)), _where(fires, *parts))
 
 
-def _neighbours(ranked: Ranked, own: slice) -> _Table:
+def _neighbours(ranked: Ranked, own: slice, fires: np.ndarray) -> _Table:
     pairs = ((ranked.high, ranked.high_value), (ranked.low, ranked.low_value))
     n = len(ranked.high[own])
     parts = [
@@ -140,7 +142,13 @@ def _neighbours(ranked: Ranked, own: slice) -> _Table:
         ).reshape(n, -1)
         for i, v in pairs
     ]
-    return always(np.full((n, 1), ranked.high.shape[1]), *parts)
+    return beside(always(ranked.high.shape[1] * fires), _where(fires, *parts))
+
+
+def _where(fires: np.ndarray, *parts: np.ndarray) -> _Table:
+    """Columns of the latents that fire."""
+    values = np.concatenate(parts, axis=1)
+    return values, np.broadcast_to(fires[:, None], values.shape)
 
 
 def read_record(text: str) -> dict[str, Any]:

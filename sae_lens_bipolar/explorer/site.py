@@ -15,9 +15,9 @@ import jinja2
 import numpy as np
 
 from sae_lens_bipolar.explorer.config import SHARD, TOKEN_SHARD
-from sae_lens_bipolar.explorer.directions import CoFiring
 from sae_lens_bipolar.explorer.latents import LatentStatistics
-from sae_lens_bipolar.explorer.packing import always, pack_column, pack_rows, shares, zigzag
+from sae_lens_bipolar.explorer.packing import pack_column, pack_rows, shares, zigzag
+from sae_lens_bipolar.explorer.pairs import Pair
 from sae_lens_bipolar.explorer.records import COSINE_STEPS, Described, latent_records
 from sae_lens_bipolar.explorer.vocabulary import Vocabulary
 from sae_lens_bipolar.explorer.words import TokenIndex
@@ -29,6 +29,7 @@ SCRIPTS = (
     *("live.js", "dials.js", "latent.js", "table.js", "words.js", "compare.js", "app.js"),
 )
 STRENGTH_STEPS = 127
+TOGETHER_STEPS = 1000
 LABELS = 3  # peak tokens shown per side in the table
 
 
@@ -128,22 +129,26 @@ def write_words(folder: Path, name: str, index: TokenIndex, vocabulary: Vocabula
         put(folder, f"{name}/words-{start // TOKEN_SHARD}", pack_rows(values, present))
 
 
-def write_pair(folder: Path, a: str, b: str, pair: CoFiring) -> None:
-    """Write what latents of `a` have to do with those of `b`.
+def write_pair(folder: Path, a: str, b: str, pair: Pair, fires: np.ndarray) -> None:
+    """Write what latents of `a` that fire, a mask, have to do with those of `b`.
 
-    A record holds, per counterpart, the latent, the cosine and the four joint counts, ++, +-, -+
-    and --; those along a latent's direction come first, those against it after.
+    A record holds the latent along a latent's direction, then the one against it: each its number,
+    the cosine, and the shares of tokens on which both fire, of the positive and the negative side.
     """
-    cosine = np.concatenate([pair.ranked.high_value.numpy(), pair.ranked.low_value.numpy()], axis=1)
+    ranked = pair.ranked
+    partners = np.concatenate([ranked.high.numpy(), ranked.low.numpy()], axis=1)
+    cosine = np.concatenate([ranked.high_value.numpy(), ranked.low_value.numpy()], axis=1)
     cells = np.concatenate(
         [
-            pair.partners.numpy()[..., None],
+            partners[..., None],
             zigzag(shares(cosine, 1.0, COSINE_STEPS))[..., None],
-            pair.joint.flatten(2).numpy(),
+            shares(pair.together.numpy(), 1.0, TOGETHER_STEPS),
         ],
         axis=2,
     )
-    put(folder, f"{a}/with-{b}", pack_rows(*always(cells.reshape(len(cells), -1))))
+    cells = cells.reshape(len(cells), -1)
+    present = np.broadcast_to(fires[:, None], cells.shape)
+    put(folder, f"{a}/with-{b}", pack_rows(cells, present))
 
 
 def write_vocabulary(

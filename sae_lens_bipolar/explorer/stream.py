@@ -23,14 +23,16 @@ from sae_lens_bipolar.architectures.training.checks import require_finite
 from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
 from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
 from sae_lens_bipolar.explorer.config import ExplorerConfig
-from sae_lens_bipolar.explorer.directions import CoFiring, counterparts
 from sae_lens_bipolar.explorer.latents import Firings, LatentStatistics, State
+from sae_lens_bipolar.explorer.pairs import Sample
 from sae_lens_bipolar.explorer.words import TokenStatistics
 from sae_lens_bipolar.files.atomic import atomic_path
 
-_ELEMENTS = 1 << 25  # latents held at a time, of all SAEs together: 128 MiB
+_ELEMENTS = 1 << 24  # latents held at a time, of one SAE: 64 MiB
 _MOST_SEQUENCES = 16
-_UNSAVED = ("text", "save_seconds", "dials", "neighbours", "output_tokens")  # do not shape a pass
+_UNSAVED = (  # do not shape a pass
+    *("text", "save_seconds", "dials", "dial_sequences", "neighbours", "output_tokens"),
+)
 
 
 class Pass:
@@ -63,16 +65,12 @@ class Pass:
             name: TokenStatistics(self.d_vocab, d_sae, config.occurrences)
             for name, d_sae in widths.items()
         }
-        self.pairs = {
-            (a, b): CoFiring(counterparts(saes[a].W_dec, saes[b].W_dec))
-            for a in saes
-            for b in saes
-            if a != b and saes[a].W_dec.shape[1] == saes[b].W_dec.shape[1]
-        }
+        compared = config.compared_tokens if len(saes) > 1 else 0
+        self.samples = {name: Sample(d_sae, compared) for name, d_sae in widths.items()}
         self.thresholds: dict[Placement, float] = {}
         self.n_tokens = dict.fromkeys(saes, 0)  # that count: no sinks
         self.done = 0  # sequences
-        held = tokens.shape[1] * sum(widths.values())
+        held = tokens.shape[1] * max(widths.values())
         self.batch = max(1, min(_MOST_SEQUENCES, _ELEMENTS // held))
 
     @torch.no_grad()
@@ -100,15 +98,13 @@ class Pass:
     def _add(self, batch: torch.Tensor) -> None:
         whole = activations(self.model, batch, self.hook_name).float()
         require_finite(whole, self.hook_name, self.done)
-        z, firings = {}, {}
         for name, sae in self.saes.items():
-            z[name], keep = self._latents(name, sae, whole)
-            firings[name] = Firings.of(z[name])
+            z, keep = self._latents(name, sae, whole)
+            firings = Firings.of(z)
             self.n_tokens[name] += int(keep.sum())
-            self.latents[name].add(z[name], firings[name], self.done)
-            self.words[name].add(batch, keep, z[name], firings[name])
-        for (a, b), pair in self.pairs.items():
-            pair.add(firings[a], z[b])
+            self.latents[name].add(z, firings, self.done)
+            self.words[name].add(batch, keep, z, firings)
+            self.samples[name].add(z, firings, self.done)
 
     def _latents(
         self, name: str, sae: SAE[Any], whole: torch.Tensor
@@ -153,11 +149,11 @@ class Pass:
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
         for kind, name, state in self._states():
             found = {key: tensors[f"{kind}/{name}/{key}"] for key in state}
-            if kind == "words":
-                self.words[name].restore(found)
-                continue
-            for key, value in found.items():
-                state[key].copy_(value)
+            if kind == "latents":
+                for key, value in found.items():
+                    state[key].copy_(value)
+            else:
+                {"words": self.words, "samples": self.samples}[kind][name].restore(found)
         self.done = facts["done"]
         self.n_tokens = dict(zip(self.saes, facts["n_tokens"], strict=True))
         values = map(float.fromhex, facts["thresholds"])
@@ -170,8 +166,7 @@ class Pass:
         for name in self.saes:
             yield "latents", name, self.latents[name].state
             yield "words", name, self.words[name].saved()
-        for (a, b), pair in self.pairs.items():
-            yield "pairs", f"{a}/{b}", {"joint": pair.joint}
+            yield "samples", name, self.samples[name].state
 
 
 def fingerprint(digests: Mapping[str, str], tokens: torch.Tensor, config: ExplorerConfig) -> str:

@@ -7,14 +7,13 @@ import torch
 from sae_lens_bipolar.explorer.latents import Firings, State
 
 _PENDING = 1 << 22  # firings held before they are added up
-_STRONGEST = 64  # latents counted per occurrence; denser SAEs are cut to these
 
 
 class TokenStatistics:
     """Sums of `|z|` per token, latent and side, over the first `occurrences` of each token.
 
-    Memory is bounded by the vocabulary, not by the text. Of one occurrence the 64 strongest
-    latents count.
+    Memory is bounded by the vocabulary, not by the text: of an SAE with more than 64 latents
+    per token the 64 strongest count.
     """
 
     def __init__(self, d_vocab: int, d_sae: int, occurrences: int) -> None:
@@ -32,12 +31,8 @@ class TokenStatistics:
     def add(self, tokens: torch.Tensor, keep: torch.Tensor, z: torch.Tensor, all: Firings) -> None:
         """Count a batch: `tokens` and `keep` are `[batch, position]`."""
         counts = self._counts(tokens, keep)
-        firings = all.where(counts[all.row, all.position])
+        firings = all.where(counts[all.row, all.position]).bounded(z, int(counts.sum()))
         size = firings.value.abs()
-        if len(size) > _STRONGEST * int(counts.sum()):
-            least = z.abs().topk(min(_STRONGEST, self.d_sae), dim=-1).values[..., -1]
-            strong = size >= least[firings.row, firings.position]
-            firings, size = firings.where(strong), size[strong]
         token = tokens[firings.row, firings.position].long()
         self._pending.append(((token * self.d_sae + firings.latent) * 2 + firings.side, size))
         if sum(len(size) for _, size in self._pending) >= _PENDING:

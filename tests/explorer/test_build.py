@@ -1,6 +1,10 @@
 """The builder against a plain dense computation, and a killed build against an unbroken one."""
 
 import hashlib
+import importlib
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +24,18 @@ from sae_lens_bipolar.runs.sources import Source
 from tests.explorer import plain
 
 CONFIG = ExplorerConfig(
-    contexts=4, radius=5, neighbours=3, output_tokens=5, occurrences=6, per_token=7, dials=2
+    contexts=4,
+    radius=5,
+    neighbours=3,
+    output_tokens=5,
+    occurrences=6,
+    per_token=7,
+    compared_tokens=300,
+    dials=1,
 )
 Built = tuple[Path, dict[str, Source], torch.Tensor]
 VARIANTS = {"sign_aware_gated": "sign_aware_gated full"}
+SIDES = ("positive", "negative")
 ARCHITECTURES = ("abstopk", "sign_aware_gated", "bi_jumprelu", "topk", "jumprelu", "standard")
 
 
@@ -155,9 +167,17 @@ def test_neighbours_and_output_tokens_are_those_of_the_whole_matrices(
     cosine = unit @ unit.T
     effects = logit_effects(tiny_model, decoder)
     ids = unpack(site.get(folder, "tokens")["ids"])
+    index = site.get(folder, "abstopk/index")
+    counts = zip(*(unpack(index[f"{side}_count"]) for side in SIDES), strict=True)
+    fires = [latent for latent, count in enumerate(counts) if any(count)]
+    assert len(fires) > 10
     for latent, packed in enumerate(site.get(folder, "abstopk/latents-0")):
         record = read_record(packed)
-        others = [i for i in range(len(decoder)) if i != latent]
+        others = [i for i in fires if i != latent]
+        if latent not in fires:  # nothing is said of it
+            assert record["nearest"] == record["antipodal"] == []
+            assert record["outputs"] == [[], []]
+            continue
         near = sorted(others, key=lambda i: -cosine[latent, i].item())[:3]
         far = sorted(others, key=lambda i: cosine[latent, i].item())[:3]
         assert [i for i, _ in record["nearest"]] == near
@@ -180,53 +200,73 @@ def test_two_saes_are_compared_by_cosine_and_by_what_fires_together(
     a, b = (plain.dense_latents(sae, tiny_model, tokens).flatten(0, 1) for sae in saes.values())
     units = [torch.nn.functional.normalize(sae.W_dec.detach(), dim=1) for sae in saes.values()]
     cosine = units[0] @ units[1].T
-    together = 0
+    fires = [(one != 0).any(0) for one in (a, b)]
+    cosine[:, ~fires[1]] = float("nan")  # a counterpart is one that fires
+    a, b = (one[: CONFIG.compared_tokens] for one in (a, b))
+    seen = 0.0
     for latent, packed in enumerate(site.get(folder, "abstopk/with-topk")):
         numbers = unpack(packed)
-        cells = [numbers[i : i + 6] for i in range(0, len(numbers), 6)]
-        order = cosine[latent].argsort(descending=True)
-        assert [cell[0] for cell in cells] == [*order[:2].tolist(), *order.flip(0)[:2].tolist()]
-        for partner, said, *joint in cells:
-            assert unzigzag(said) / 1000 == pytest.approx(cosine[latent, partner].item(), abs=6e-4)
-            own, other = a[:, latent], b[:, partner]
-            wanted = [
-                int(((own * s > 0) & (other * t > 0)).sum()) for s in (1, -1) for t in (1, -1)
-            ]
-            assert joint == wanted
-            together += sum(joint)
-    assert together > 0
+        assert bool(numbers) == bool(fires[0][latent])
+        if not numbers:
+            continue
+        known = cosine[latent].nan_to_num(0.0)
+        assert [numbers[0], numbers[4]] == [known.argmax().item(), known.argmin().item()]
+        for partner, said, *together in (numbers[:4], numbers[4:]):
+            assert unzigzag(said) / 1000 == pytest.approx(known[partner].item(), abs=6e-4)
+            other = b[:, partner] * known[partner].sign()
+            for share, sign in zip(together, (1, -1), strict=True):
+                own, theirs = a[:, latent] * sign > 0, other * sign > 0
+                wanted = int((own & theirs).sum()) / max(1, int((own | theirs).sum()))
+                assert share / 1000 == pytest.approx(wanted, abs=6e-4)
+                seen += wanted
+    assert seen > 0
 
 
 def test_a_killed_build_ends_with_the_same_bytes(
-    built: Built,
-    tiny_model: HookedTransformer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    built: Built, tiny_model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, sources, tokens = built
     config = replace(CONFIG, save_seconds=0.0)
-    read = stream.Pass._add
-    places = iter([2, 3, 0, 99])
 
-    def stopping(self: Any, batch: torch.Tensor) -> None:
-        self.left = getattr(self, "left", None)
-        if self.left is None:
-            self.left = next(places)
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        read(self, batch)
+    def work() -> Path:
+        return build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
 
-    monkeypatch.setattr(stream.Pass, "_add", stopping)
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
-    assert not (tmp_path / "out/index.html").exists()
-    page = build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
+    builder = importlib.import_module("sae_lens_bipolar.explorer.build")
+    places = ((stream.Pass, "_add", 2), (stream.Pass, "_save", 1), (stream.Pass, "_add", 0))
+    for owner, name, calls in (*places, (site, "write_pair", 3), (builder, "_replace", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killing(getattr(owner, name), calls))
+            assert killed_child(work)
+        assert not (tmp_path / "out/index.html").exists()
+    page = work()
     assert digests(tmp_path / "out") == digests(whole)
     before = page.stat().st_mtime_ns  # a finished build is left as it is
-    build(list(sources.values()), tiny_model, config, tmp_path / "out", tokens)
+    work()
     assert page.stat().st_mtime_ns == before
+
+
+def killing(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """The function, which ends its process by SIGKILL after some calls."""
+    left = iter(range(calls, -1, -1))
+
+    def called(*arguments: Any) -> Any:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+
+    return called
+
+
+def killed_child(work: Callable[[], object]) -> bool:
+    """Do the work in a forked child; whether SIGKILL ended it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def test_a_pass_of_other_text_is_not_taken_up(

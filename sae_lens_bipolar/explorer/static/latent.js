@@ -12,9 +12,20 @@ function LatentPage({ app, latent }) {
   if (loaded instanceof Error) return html`<${Failed} error=${loaded} />`;
   if (!loaded) return html`<${Waiting} />`;
   const { columns, record } = loaded;
+  const fires = record.contexts.some((side) => side.length > 0);
   const curve = Array.isArray(curves) ? curves.find((one) => one.latent === latent) : null;
   return html`<article class="latent" aria-label=${`latent ${latent} of ${sae.name}`}>
     <${LatentHead} ...${{ app, latent, columns }} />
+    ${fires
+      ? html`<${LatentBody} ...${{ app, latent, columns, record, curve }} />`
+      : html`<p class="note">It fires on no token of this text, so nothing is known of its sides.</p>`}
+    <${Note} app=${app} latent=${latent} />
+  </article>`;
+}
+
+function LatentBody({ app, latent, columns, record, curve }) {
+  const { sae } = app;
+  return html`
     <${Histogram} histogram=${record.histogram} largest=${record.largest} />
     <div class="sides" tabindex="0" role="group" aria-label="negative side, then positive side">
       ${LEFT_TO_RIGHT.map(
@@ -24,9 +35,7 @@ function LatentPage({ app, latent }) {
     <${Neighbours} ...${{ app, columns, record }} />
     ${curve && html`<${DialCurve} curve=${curve} sae=${sae} />`}
     ${app.live && html`<${SteerPanel} app=${app} latent=${latent} key=${`${sae.name}/${latent}`} />`}
-    <${AsPython} ...${{ app, latent, record }} />
-    <${Note} app=${app} latent=${latent} />
-  </article>`;
+    <${AsPython} ...${{ app, latent, record }} />`;
 }
 
 function LatentHead({ app, latent, columns }) {

@@ -6,6 +6,7 @@ const WINDOW_STEPS = 63;
 const EFFECT_STEPS = 127;
 const COSINE_STEPS = 1000;
 const STRENGTH_STEPS = 127;
+const TOGETHER_STEPS = 1000;
 const LABELS = 3;
 
 function reader(text) {
@@ -92,14 +93,16 @@ async function loadWord(site, sae, rank) {
   return { counted, entries };
 }
 
-// Counterparts of every latent of a in b: [{latent, cosine, joint: [++, +-, -+, --]}] each.
+// Counterparts in b of every latent of a: the one along it and the one against it, each
+// {latent, cosine, together: [positive side, negative side]}; none of a latent that never fires.
 async function loadPair(a, b) {
   const records = await explorer.load(`${a.name}/with-${b.name}`);
   return records.map((text) => {
     const { next, take, more } = reader(text);
     const found = [];
     while (more()) {
-      found.push({ latent: next(), cosine: unzigzag(next()) / COSINE_STEPS, joint: take(4) });
+      const [latent, cosine] = [next(), unzigzag(next()) / COSINE_STEPS];
+      found.push({ latent, cosine, together: take(2).map((steps) => steps / TOGETHER_STEPS) });
     }
     return found;
   });

@@ -84,7 +84,8 @@ function LatentTable({ app, query }) {
   if (!columns) return html`<${Waiting} />`;
   const change = (key) => (value) => setFilter({ ...filter, [key]: value });
   return html`<section aria-label="latents">
-    <p class="note">${visible(sae.title)}; ${grouped(sae.d_sae)} latents${sae.signed ? "" : ", none negative"}.</p>
+    <header class="head"><h1>Latents <small>of ${sae.name}</small></h1>
+      <span class="note">${visible(sae.title)}; ${grouped(sae.d_sae)} latents${sae.signed ? "" : ", none negative"}</span></header>
     <div class="filters">
       <${Choice} label="show" value=${filter.kind} options=${KINDS} onChange=${change("kind")} />
       <${Choice} label="sort by" value=${filter.sort} options=${SORTS} onChange=${change("sort")} />

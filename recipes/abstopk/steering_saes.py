@@ -113,7 +113,8 @@ class SAEPlan:
         elif kind == "jumprelu":
             fields |= self.jumprelu
         else:
-            fields |= {"k": self.k}
+            # At SAELens's 0.1 half of the latents die: see `architectures.training.start`.
+            fields |= {"k": self.k, "decoder_init_norm": 1.0}
         return partial(_config, chosen.config, fields)
 
 

@@ -95,9 +95,8 @@ class TrainingPlan:
 
     def _points(self, plan: ModelPlan) -> list[Point]:
         return [
-            # From zeros, as SAELens's configuration of AbsTopK below starts.
             *(
-                Point("topk", f"k{k}", SparseTopKTrainingSAEConfig, {"k": k, "b_dec_init": "zeros"})
+                Point("topk", f"k{k}", SparseTopKTrainingSAEConfig, {"k": k, **_AS_SAELENS})
                 for k in plan.k
             ),
             *(Point("abstopk", f"k{k}", AbsTopKTrainingSAEConfig, {"k": k}) for k in plan.k),
@@ -119,6 +118,10 @@ class TrainingPlan:
             {**self.sweep, **plan.sweep, "model": plan.model, "device": device},
             "sweep",
         )
+
+
+# How SAELens's configuration of AbsTopK starts, of which no field says anything else.
+_AS_SAELENS = {"b_dec_init": "zeros", "decoder_init_norm": 0.1}
 
 
 def _config(config: type[TrainingSAEConfig], settings: Mapping[str, Any], d_in: int) -> Any:

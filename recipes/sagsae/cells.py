@@ -143,7 +143,8 @@ def make_sae(params: Mapping[str, Any], hookpoint: str, label: str, l0: int) -> 
     else:
         fields |= {"k": l0}
         if kind.config is SparseTopKTrainingSAEConfig:
-            fields["b_dec_init"] = "zeros"  # as SAELens's TopK and AbsTopK start
+            # As SAELens's TopK and AbsTopK start.
+            fields |= {"b_dec_init": "zeros", "decoder_init_norm": 0.1}
     return SweepSAE(
         hook_name=f"blocks.{params['layer']}.hook_{hookpoint}",
         config=partial(kind.config, **fields),

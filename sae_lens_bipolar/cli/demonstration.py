@@ -8,7 +8,6 @@ directory, so a stopped run is taken up where it was.
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -109,22 +108,13 @@ def sweep_config(config: DemoConfig) -> SweepConfig:
 
 
 def sweep_saes(config: DemoConfig) -> dict[str, SweepSAE]:
-    """The four SAEs: equal width, one L0 target, and for the gated ones the same start."""
-    size: dict[str, Any] = {
-        "d_sae": config.d_sae,
-        "normalize_activations": "expected_average_only_in",
-    }
-    gated: dict[str, Any] = {
-        **size,
-        "l0_target": config.l0,
-        "l0_rate": 0.05,  # undamped, because L0 arrives sooner and 300 steps end before it swings
-        "l0_damping": 0.0,
-    }
+    """The four SAEs: equal width and L0, and else the defaults of their architectures."""
+    d_sae, l0 = config.d_sae, config.l0
     configs = {
-        "topk": partial(SparseTopKTrainingSAEConfig, **size, k=config.l0),
-        "abstopk": partial(AbsTopKTrainingSAEConfig, **size, k=config.l0),
-        "gated": partial(GatedL0TrainingSAEConfig, **gated),
-        "sign_aware_gated": partial(SignAwareGatedTrainingSAEConfig, **gated),
+        "topk": partial(SparseTopKTrainingSAEConfig, d_sae=d_sae, k=l0),
+        "abstopk": partial(AbsTopKTrainingSAEConfig, d_sae=d_sae, k=l0),
+        "gated": partial(GatedL0TrainingSAEConfig, d_sae=d_sae, l0_target=l0),
+        "sign_aware_gated": partial(SignAwareGatedTrainingSAEConfig, d_sae=d_sae, l0_target=l0),
     }
     return {name: SweepSAE(config.hook_name, make) for name, make in configs.items()}
 

@@ -119,7 +119,16 @@ def load_yaml(file: Path) -> Any:
     except DataError:
         raise
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        raise DataError(f"{file}: not YAML: {error}") from error
+        raise DataError(f"{file}: not YAML: {error}{_line_of(error, text)}") from error
+
+
+def _line_of(error: Exception, text: str) -> str:
+    """The line that a YAML error marks, whose number alone says little in a message."""
+    mark = getattr(error, "problem_mark", None)
+    lines = text.splitlines()
+    if mark is None or not 0 <= mark.line < len(lines):
+        return ""
+    return f"; that line is {shown(lines[mark.line].strip(), 100)!r}"
 
 
 def _is_long_number(scalar: yaml.ScalarEvent) -> bool:

@@ -86,6 +86,14 @@ class SweepConfig:
                 f"options has {', '.join(sorted(unknown))}; allowed are the fields of SAELens's "
                 f"runner that a sweep does not set itself: {', '.join(sorted(_OPTIONS))}"
             )
+        positions = len(range(self.context_size)[slice(*self.options.get("seqpos_slice", (None,)))])
+        if self.n_batches_in_buffer * positions < self.train_batch_size_tokens:
+            raise ConfigError(
+                f"n_batches_in_buffer={self.n_batches_in_buffer} is not allowed: as many sequences "
+                f"of {positions} tokens must hold a step of "
+                f"train_batch_size_tokens={self.train_batch_size_tokens}; give at least "
+                f"{-(-self.train_batch_size_tokens // max(positions, 1))}, or a smaller step"
+            )
 
     @property
     def window(self) -> int:

@@ -18,6 +18,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import (
     SignAwareGatedTrainingSAEConfig,
 )
 from sae_lens_bipolar.architectures.training.gate import Polarities, bi_jump_relu, gate_code
+from sae_lens_bipolar.architectures.training.l0_control import L0_DAMPING, L0_RATE
 from sae_lens_bipolar.errors import ActivationError, ConfigError
 from tests.architectures import family
 
@@ -320,9 +321,9 @@ def test_controller_drives_lambda_towards_the_target() -> None:
         assert target is not None
         excess = max(-1.0, min(1.0, (l0 - target) / target))
         # the batch stays the same, so the running mean is its L0
-        assert sae.l0_controller.multiplier.item() == pytest.approx((1 + 0.02 * excess) ** 3)
+        assert sae.l0_controller.multiplier.item() == pytest.approx((1 + L0_RATE * excess) ** 3)
         used.append(outputs[-1].metrics["l1_coefficient"])
-    assert used[0] == pytest.approx(0.3 * 1.02**2 * math.exp(2))
+    assert used[0] == pytest.approx(0.3 * (1 + L0_RATE) ** 2 * math.exp(L0_DAMPING))
     assert used[1] < 0.3
 
 

@@ -66,7 +66,9 @@ def _one(run: Path, decoy: Path, draw: random.Random) -> Damage:
     how, names = draw.choice(kinds)
     name = draw.choice(names)
     path = run / name
-    if any(parent.is_symlink() or parent.is_file() for parent in path.parents if parent != run):
+    if any(os.path.lexists(above) and not above.is_dir() for above in path.parents) or any(
+        above.is_symlink() for above in path.parents if run in above.parents
+    ):
         return Damage("nothing, it is gone already", name)
     path.parent.mkdir(parents=True, exist_ok=True)
     return Damage(f"{how.__name__[1:]}: {how(path, draw, decoy)}", name)
@@ -78,6 +80,11 @@ def _fresh(path: Path) -> Path:
     elif path.exists():
         path.rename(path.with_name(f"old-{path.name}"))
     return path
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds; nothing of one that is gone, or is a pipe, whose reader would wait."""
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _json_text(path: Path, draw: random.Random, _: Path) -> str:
@@ -104,8 +111,8 @@ def _json_text(path: Path, draw: random.Random, _: Path) -> str:
 def _json_value(path: Path, draw: random.Random, _: Path) -> str:
     """Another value somewhere in the file."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        value = json.loads(_content(path))
+    except ValueError:
         value = {"name": "topk", "digest": "0"}
     node: Any = value
     at = ""
@@ -173,16 +180,16 @@ def _line(path: Path, draw: random.Random, _: Path) -> str:
         "other bytes": "\udcff\udcfe\n",
     }
     what = draw.choice(sorted(lines))
-    before = path.read_bytes() if path.is_file() else b""
+    before = _content(path)
     _fresh(path).write_bytes(before + lines[what].encode(errors="surrogateescape"))
     return what
 
 
 def _weights(path: Path, draw: random.Random, _: Path) -> str:
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(_content(path))
         name = draw.choice(sorted(tensors))
-    except (OSError, SafetensorError, IndexError):
+    except (SafetensorError, IndexError):
         return "damaged already"
     old = tensors[name]
     changed: dict[str, Callable[[], Any]] = {

@@ -23,6 +23,7 @@ _NORMALISATIONS = (
     *("none", "expected_average_only_in", "layer_norm"),
     *("covariance_whitening", "constant_norm_rescale"),
 )
+_LONGEST_ROW = 1e6  # norm of a decoder's row at the start
 _SCALARS = {int: "an integer", float: "a finite number", bool: "True or False", str: "a string"}
 
 
@@ -45,7 +46,8 @@ def check_fields(cfg: Any) -> None:
     except RuntimeError as error:
         raise ConfigError(f"device={cfg.device!r} is not allowed: {error}") from None
     if getattr(cfg, "decoder_init_norm", None) is not None:
-        require_number(cfg.decoder_init_norm, "decoder_init_norm", 0, exclusive=True)
+        # Far beyond any use, and low enough that squares of it stay finite in float32.
+        require_number(cfg.decoder_init_norm, "decoder_init_norm", 0, _LONGEST_ROW, exclusive=True)
 
 
 @lru_cache

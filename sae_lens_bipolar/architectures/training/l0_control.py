@@ -21,8 +21,8 @@ from sae_lens_bipolar.errors import ConfigError, require_number
 logger = logging.getLogger(__name__)
 
 # Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
-# rate ripples.
-L0_RATE = 0.02
+# rate ripples; a slower one does not arrive within a few hundred steps.
+L0_RATE = 0.05
 L0_DAMPING = 2.0
 
 
@@ -87,12 +87,10 @@ class L0TargetConfig(L0ControlConfig):
     Args:
         l1_coefficient: lambda of the sparsity term; the starting value where `l0_target` is set.
         l1_warm_up_steps: steps over which lambda rises from 0; not with `l0_target`.
-        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
     """
 
     l1_coefficient: float = 1.0  # lambda of the sparsity term; with l0_target where it starts
     l1_warm_up_steps: int = 0  # steps over which lambda rises from 0; not with l0_target
-    decoder_init_norm: float | None = 1.0  # norm of the decoder's rows at the start
 
 
 def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING) -> None:

@@ -1,7 +1,11 @@
-"""Where training starts: the decoder's bias at the centre of the data.
+"""Where training starts: the decoder's bias at the centre of the data, its rows of length 1.
 
 From zeros the first steps of every latent go into the mean, which is large next to what varies
 around it: a signed latent that starts on one side of it stays there, and many die on the way.
+
+W_enc starts as the transpose of W_dec, so that with rows of length r the first reconstruction is
+about r^2 of what it should be. With SAELens's r of 0.1 the latents that fire first grow a hundred
+times before the sum is right, and win the places in the top k meanwhile; at 1 it is right at once.
 """
 
 import logging
@@ -28,9 +32,11 @@ class DataStartConfig(TrainingSAEConfig):
 
     Args:
         b_dec_init: "mean": the mean of the first batch, attention sinks left out; or "zeros".
+        decoder_init_norm: norm of the decoder rows at the start; W_enc starts as the transpose.
     """
 
     b_dec_init: Literal["mean", "zeros"] = "mean"  # where b_dec starts: the data's mean, or zeros
+    decoder_init_norm: float | None = 1.0  # norm of the decoder's rows at the start
 
     @override
     @classmethod

@@ -30,6 +30,7 @@ EXPANSION, D_IN = 8, 576
 # swings in longer runs.
 _SCALED = {"normalize_activations": "expected_average_only_in"}
 TUNED: Mapping[str, Any] = {**_SCALED, "decoder_init_norm": 0.3}
+_TUNED_NAMES = ("abstopk", "sparse_topk", "gated_l0", "sign_aware_gated")  # two of each kind
 TUNED_GATED: Mapping[str, Any] = {**_SCALED, "l0_damping": 0.0}
 # The bars: L0 within a quarter of its number, few dead, R^2 near the best tuned one of the kind.
 L0_OFF, DEAD, OF_BEST = 0.25, 0.2, 0.9
@@ -64,8 +65,10 @@ def contestants(hook: str, l0: int, names: Sequence[str] | None = None) -> dict[
         if record.training is None or record.at_l0 is None or (names and name not in names):
             continue
         number = record.at_l0(d_sae, l0)
-        tuned = TUNED_GATED if "l0_target" in number else TUNED
-        for settings, more in (("plain", {}), ("tuned", tuned)):
+        kinds: dict[str, Mapping[str, Any]] = {"plain": {}}
+        if name in _TUNED_NAMES:
+            kinds["tuned"] = TUNED_GATED if "l0_target" in number else TUNED
+        for settings, more in kinds.items():
             config = partial(record.training[1], d_sae=d_sae, **number, **more)
             tags = {"settings": settings, "number": next(iter(number))}
             found[f"{name}.{settings}"] = SweepSAE(hook, config, tags)

@@ -141,6 +141,8 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
         ConfigError: naming the field, its value and what is allowed.
     """
 
+    decoder_init_norm: float | None = 1.0  # SAELens's class, which comes first, has 0.1
+
     @override
     @classmethod
     def architecture(cls) -> str:

@@ -130,9 +130,16 @@ def open_regular(file: str | Path, max_bytes: int | None = None) -> BinaryIO:
         FileNotFoundError: if there is none.
         DataError: if it is not a regular file, or larger than `max_bytes`; names it.
     """
-    descriptor = os.open(
-        file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(file, flags)
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise DataError(f"{file} is not there: a part of its path is not a folder") from error
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # sockets; devices that are not there
+            kind = kind_of_file(os.stat(file).st_mode)
+            raise DataError(f"{file} is {kind}: only regular files are read") from error
+        raise
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

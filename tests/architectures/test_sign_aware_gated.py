@@ -323,6 +323,9 @@ def test_controller_drives_lambda_towards_the_target() -> None:
         # the batch stays the same, so the running mean is its L0
         assert sae.l0_controller.multiplier.item() == pytest.approx((1 + L0_RATE * excess) ** 3)
         used.append(outputs[-1].metrics["l1_coefficient"])
+        scale = (x - sae.b_dec).norm(dim=-1).median().item() / D_IN**0.5
+        assert sae.l0_controller.scale.item() == pytest.approx(scale)
+        used[-1] /= scale
     assert used[0] == pytest.approx(0.3 * (1 + L0_RATE) ** 2 * math.exp(L0_DAMPING))
     assert used[1] < 0.3
 

@@ -115,6 +115,8 @@ def test_training_killed_forty_times_ends_where_an_uninterrupted_run_ends(
     tokens = split_tokens(documents, tokenizer_of(tiny_model), context_size=CONTEXT, seed=7)
 
     def train(run_dir: Path) -> None:
+        if (run_dir / "checkpoints").exists():  # a sweep trains nothing again; see `run_sweep`
+            return
         run_dir.mkdir(exist_ok=True)
         cfg = make_config(tiny_model.cfg.d_model, n_checkpoints=6)
         RunDirectoryRunner(cfg, run_dir, tiny_model, tokens.train, log_every=1).run()

@@ -108,12 +108,18 @@ def unix_socket(path: Path) -> None:
 )
 def test_only_regular_files_are_opened(root: Path, make: Callable[[Path], None], kind: str) -> None:
     make(root / "results" / "summary.json")
-    with pytest.raises((DataError, OSError), match=f"{kind}|No such device"):
+    with pytest.raises(DataError, match=f"summary.json is {kind}: only regular files"):
         open_regular(root / "results" / "summary.json")
     if kind != "a folder":
         for check in (refuse_links, files_below):
             with pytest.raises(UnsafePathError, match=kind):
                 check(root)
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(root: Path) -> None:
+    (root / "file").write_text("x")
+    with pytest.raises(DataError, match=r"file/census\.json is not there: a part of its path"):
+        open_regular(root / "file" / "census.json")
 
 
 @pytest.mark.timeout(20)

@@ -21,8 +21,8 @@ from sae_lens_bipolar.errors import ConfigError, require_number
 logger = logging.getLogger(__name__)
 
 # Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
-# rate ripples; a slower one does not arrive within a few hundred steps.
-L0_RATE = 0.05
+# rate ripples, and winds lambda up where L0 answers late.
+L0_RATE = 0.02
 L0_DAMPING = 2.0
 
 
@@ -127,10 +127,12 @@ class L0Controller(nn.Module):
         mean_l0    <- 0.9 mean_l0 + 0.1 L0(batch)
         excess      = clip((mean_l0 - target) / target, -1, 1)
         multiplier <- clip(multiplier (1 + rate excess), 1e-4, 1e4)
-        lambda      = l1_coefficient multiplier exp(damping excess)
+        lambda      = l1_coefficient scale multiplier exp(damping excess)
 
-    L0 drifts for as long as lambda is off, so the product alone overshoots and goes on swinging;
-    the exponential acts at once and damps it. If L0 starts far above the target and answers late,
+    The squared error grows with |x|^2 and an L1 with |x|, so the lambda of one sparsity grows with
+    |x|: `scale` is the median of |x - b_dec| / sqrt(d_in) in the first batch. L0 drifts for as long
+    as lambda is off, so the product alone overshoots and goes on swinging; the exponential acts at
+    once and damps it. If L0 starts far above the target and answers late,
     lambda winds up meanwhile and then shuts every gate: a warning says what to set instead. The
     controller's numbers are buffers, so they are in every training checkpoint and resume with it.
     Without a target the factor stays 1.
@@ -147,6 +149,7 @@ class L0Controller(nn.Module):
     THRESHOLD_RATE = 0.05  # of the architectures whose thresholds follow L0 instead of lambda
     SUSPECT = 100.0  # a multiplier from which a warning says what to do
 
+    scale: torch.Tensor
     multiplier: torch.Tensor
     mean_l0: torch.Tensor
     has_seen_data: torch.Tensor
@@ -161,14 +164,16 @@ class L0Controller(nn.Module):
         super().__init__()
         self.target, self.rate, self.damping = target, rate, damping
         self.has_warned = False
+        self.register_buffer("scale", torch.ones((), device=device))
         self.register_buffer("multiplier", torch.ones((), device=device))
         self.register_buffer("mean_l0", torch.zeros((), device=device))
         self.register_buffer("has_seen_data", torch.zeros((), device=device))
 
     def factor(self) -> float:
         """What `l1_coefficient` is multiplied by in the next step."""
+        scale = self.scale.item()
         if self.target is None or not self.has_seen_data:
-            return self.multiplier.item()
+            return scale * self.multiplier.item()
         multiplier, excess = self.multiplier.item(), self._excess(self.target).item()
         if multiplier > self.SUSPECT and excess > 0 and not self.has_warned:
             self.has_warned = True
@@ -178,7 +183,7 @@ class L0Controller(nn.Module):
                 "that training starts at the target, or a larger coefficient of the sparsity term.",
                 *(self.target, self.mean_l0.item(), multiplier, self.target),
             )
-        return multiplier * math.exp(self.damping * excess)
+        return scale * multiplier * math.exp(self.damping * excess)
 
     def threshold_scale(self) -> float:
         """What thresholds are multiplied by before the next step: `1 + 0.05 excess`."""
@@ -202,7 +207,7 @@ class L0Controller(nn.Module):
     @override
     def _apply(self, *args: Any, **kwargs: Any) -> "L0Controller":
         # In bfloat16 a factor of 1.001 is 1, and the controller would stand still.
-        with kept_in_float32(self, "multiplier", "mean_l0"):
+        with kept_in_float32(self, "scale", "multiplier", "mean_l0"):
             super()._apply(*args, **kwargs)
         return self
 
@@ -261,6 +266,10 @@ class MeetsL0Target(StartsFromData):
         if (l0 := self.cfg.first_l0) is not None:
             scores = self.gate_scores(sae_in).flatten(0, -2)
             self.set_thresholds(thresholds_for_l0(scores, l0))
+        if self.cfg.l0_target is not None and not self.moves_thresholds:
+            x = self.run_time_activation_norm_fn_in(self.reshape_fn_in(sae_in)).flatten(0, -2)
+            lengths = (x - self.b_dec).norm(dim=-1) / x.shape[-1] ** 0.5
+            self.l0_controller.scale.copy_(lengths.median())
         if not self.sparsity_is_chosen():
             field = f"{self.cfg.STEERED}_coefficient"
             logger.warning(

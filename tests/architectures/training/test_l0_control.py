@@ -145,3 +145,16 @@ def test_l0_settles_and_stays(lr: float) -> None:
         adam.zero_grad()
         means.append(sae.l0_controller.mean_l0.item())
     assert all(abs(mean / 6.0 - 1) < 0.15 for mean in means[-100:])
+
+
+@pytest.mark.parametrize("length", [0.01, 1.0, 100.0])
+def test_lambda_starts_in_proportion_to_the_activations(length: float) -> None:
+    """An SAE of activations a hundred times as long takes a hundred times the lambda."""
+    torch.manual_seed(0)
+    cfg = SignAwareGatedTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, l0_target=4.0)
+    sae = SignAwareGatedTrainingSAE(cfg)
+    x = 3 + torch.randn(BATCH, D_IN)
+    x[0] = 1e4  # an attention sink
+    output = sae.training_forward_pass(TrainStepInput(length * x, {"l1": 1.0}, None, 0, False))
+    expected = (x[1:] - x[1:].mean(0)).norm(dim=-1).median().item() / D_IN**0.5
+    assert output.metrics["l1_coefficient"] == pytest.approx(length * expected, rel=0.05)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sae_lens.saes.sae import TrainStepInput
 
+from sae_lens_bipolar.architectures.registry import ARCHITECTURES
 from sae_lens_bipolar.architectures.sparse_topk import (
     SparseTopKTrainingSAE,
     SparseTopKTrainingSAEConfig,
@@ -71,3 +72,39 @@ def test_only_what_is_no_field_is_said_to_be_passed_over(caplog: pytest.LogCaptu
     assert first.startswith("sparse_topk has no option a, which is passed over")
     assert second.startswith("sparse_topk has no option b_dec_inti, which is passed over")
     assert "'b_dec_init'" in second
+
+
+@pytest.mark.parametrize("name", [n for n, r in ARCHITECTURES.items() if r.training and r.at_l0])
+def test_rows_of_the_decoder_start_at_length_1(name: str) -> None:
+    record = ARCHITECTURES[name]
+    assert record.training
+    assert record.at_l0
+    cfg = record.training[1](d_in=16, d_sae=32, **record.at_l0(32, 4))
+    sae: Any = record.training[0](cfg)
+    torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(32))
+    torch.testing.assert_close(sae.W_enc.t(), sae.W_dec)
+
+
+def share_alive(length: float) -> float:
+    """Latents that fire after 200 steps on sparse data that lie around a large mean."""
+    torch.manual_seed(0)
+    truth = torch.nn.functional.normalize(torch.randn(64, 32), dim=1)
+    sae: Any = SparseTopKTrainingSAE(
+        SparseTopKTrainingSAEConfig(d_in=32, d_sae=512, k=4, decoder_init_norm=length)
+    )
+    adam = torch.optim.Adam(sae.parameters(), lr=1e-3)
+    for number in range(200):
+        x = 5 + (torch.rand(256, 64) < 0.05) * torch.randn(256, 64) @ truth
+        coefficients: dict[str, float] = {}
+        sae.training_forward_pass(
+            TrainStepInput(x, coefficients, None, number, False)
+        ).loss.backward()
+        adam.step()
+        adam.zero_grad()
+    x = 5 + (torch.rand(8192, 64) < 0.05) * torch.randn(8192, 64) @ truth
+    return sae.encode(x).ne(0).any(0).float().mean().item()
+
+
+def test_latents_that_start_at_length_1_stay_alive() -> None:
+    """Without an auxiliary loss; at SAELens's 0.1 the first to fire keep the places."""
+    assert share_alive(1.0) > share_alive(0.1) + 0.1

@@ -493,7 +493,7 @@ def test_two_hundred_trainer_steps(pair: str, rescale: bool) -> None:
         options: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE, "k": 5}
         options["rescale_acts_by_decoder_norm"] = rescale
         if issubclass(config, DataStartConfig):  # SAELens starts there
-            options["b_dec_init"] = "zeros"
+            options |= {"b_dec_init": "zeros", "decoder_init_norm": 0.1}
         sae = sae_class(config(**options))
         trainers.append(trainer(sae))
     ours, stock = trainers

@@ -93,6 +93,9 @@ def sweep_of(
     values = table.settings(cfg, "sweep", local)
     if "dead_feature_window" not in named:
         values["dead_feature_window"] = None
+    if "n_batches_in_buffer" not in named:
+        # SAELens's 20 sequences of 128 tokens do not hold its step of 4,096 (config.py, 6.54.12).
+        values["n_batches_in_buffer"] = max(cfg.n_batches_in_buffer, _sequences_of_a_step(cfg))
     if "n_checkpoints" not in named:
         values["n_checkpoints"] = RESUME_POINTS
     sequences = EVAL_SEQUENCES
@@ -113,6 +116,11 @@ def sweep_of(
     return config, SweepSAE(
         cfg.hook_name, lambda **_: cfg.sae, head=cfg.hook_head_index, start=start
     )
+
+
+def _sequences_of_a_step(cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig]) -> int:
+    positions = len(range(cfg.context_size)[slice(*cfg.seqpos_slice)])
+    return -(-cfg.train_batch_size_tokens // max(positions, 1))
 
 
 def _kept_checkpoints(

@@ -342,3 +342,21 @@ def test_a_configuration_written_by_saelens_is_read_the_same_way() -> None:
     default = LanguageModelSAERunnerConfig(sae=parse([*K, *GIVEN]).sae)
     flags = [f"--{n}={getattr(default, n)}" for n in ("verbose", "compile_sae", "hook_eval")]
     asked(*flags)
+
+
+def test_the_mixing_buffer_holds_a_step_unless_it_is_given() -> None:
+    config, _ = asked(
+        "--training_tokens", "8192", "--train_batch_size_tokens", "4096", "--context_size", "128"
+    )
+    assert config.n_batches_in_buffer == 32  # SAELens's default is 20
+    config, _ = asked("--train_batch_size_tokens", "512", "--context_size", "128")
+    assert config.n_batches_in_buffer == 20
+    with pytest.raises(ConfigError, match="n_batches_in_buffer=4 is not allowed"):
+        asked(
+            "--training_tokens",
+            "8192",
+            "--train_batch_size_tokens",
+            "4096",
+            "--n_batches_in_buffer",
+            "4",
+        )

@@ -13,7 +13,7 @@ TEST_WORKERS ?= 2
 # Of `make mutants`, such as "--only sparse --seed 1".
 MUTANTS ?=
 
-.PHONY: demo test test-slow test-matrix mutants docs lint format typecheck clean install
+.PHONY: demo test test-gpu gpu-check test-slow test-matrix mutants docs lint format typecheck clean install
 
 install: $(STAMP)
 
@@ -32,6 +32,19 @@ docs: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS)
+
+# The kernels on an NVIDIA GPU, each against its dense equivalent.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests/sparse/triton
+
+# All that a GPU can say of this package, in 8 minutes at most. A machine without network brings
+# its own torch and triton; the folder .whl then holds the wheels that it lacks.
+gpu-check: $(if $(wildcard .whl),.site,$(STAMP))
+	PYTHONPATH=.site:. $(if $(wildcard .whl),$(PYTHON),$(BIN)/python) -m recipes.speed.gpu_check --output runs/gpu_check
+
+.site: $(wildcard .whl/*.whl)
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $@ $^
+	touch $@
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -55,4 +68,4 @@ typecheck: $(STAMP)
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) .matrix build dist *.egg-info site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .matrix .site build dist *.egg-info site .pytest_cache .ruff_cache .hypothesis

@@ -14,6 +14,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels then run in Python; it reads this once
+
 from transformer_lens import HookedTransformer
 
 from tests.tiny_models import TINY_ARCHITECTURES, save_tiny_model, write_text
@@ -40,3 +44,11 @@ def tiny_model(tiny_model_dirs: dict[str, Path]) -> HookedTransformer:
     from sae_lens_bipolar.inputs.models import load_model
 
     return load_model(str(tiny_model_dirs["gpt2"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))

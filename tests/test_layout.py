@@ -23,7 +23,7 @@ FLOORS = (
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that may import less than their floor allows.
 ONLY = {
-    "sparse": {"sparse", "errors"},
+    "sparse": {"sparse", "files", "errors"},  # files: what was measured on a device
     "files": {"files", "errors"},
     "architectures": {"architectures", "sparse", "errors"},
     "reports": {"reports", "files", "errors"},

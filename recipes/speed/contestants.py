@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
-from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.training.sae_trainer import SAETrainer
 
 from sae_lens_bipolar import ARCHITECTURES
+from sae_lens_bipolar.runs.step_times import trainer_step
 
 Step = Callable[[torch.Tensor], Any]
 SPARSIFY = "eai-sparsify"
@@ -30,6 +29,7 @@ SHAPES = {
     "tiny": Shape(32, 1024, 8, 128),  # for tests
     "pythia-70m": Shape(512, 8192, 51, 4096),
     "gpt2": Shape(768, 12288, 76, 4096),
+    "gemma-2-2b": Shape(2304, 36864, 230, 4096, cpu_batch=512),
     "qwen3-4b": Shape(2560, 40960, 256, 4096, cpu_batch=512),
 }
 
@@ -48,27 +48,7 @@ class Options:
 
 def sae_lens_step(sae: TrainingSAE[Any], shape: Shape, options: Options) -> Step:
     """`SAETrainer.step` of a trainer as SAELens's runner makes it."""
-    cfg = SAETrainerConfig(
-        n_checkpoints=0,
-        checkpoint_path=None,
-        save_final_checkpoint=False,
-        total_training_samples=10**9,
-        device=options.device,
-        autocast=options.autocast,
-        lr=1e-4,
-        lr_end=1e-5,
-        lr_scheduler_name="constant",
-        lr_warm_up_steps=0,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        lr_decay_steps=0,
-        n_restart_cycles=1,
-        train_batch_size_samples=batch_size(shape, options),
-        dead_feature_window=1000,
-        feature_sampling_window=2000,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    return SAETrainer(cfg, sae, iter([])).step
+    return trainer_step(sae, options.device, batch_size(shape, options), options.autocast)
 
 
 def sparsify_step(shape: Shape, options: Options) -> Step:

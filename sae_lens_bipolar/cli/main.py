@@ -28,6 +28,7 @@ COMMANDS = {
     "find": "rank the latents that separate two files of texts, against chance",
     "explore": "search, read and compare latents of one SAE or several in a browser",
     "publish": "upload the SAEs of a run, or one, to the Hugging Face Hub, with a card",
+    "tune": "measure which arithmetic trains fastest on this device, and keep that",
     "doctor": "say which versions, devices and optional parts are here, and what they are for",
 }
 # What a command that is stopped has kept, and how to go on.

@@ -3,28 +3,38 @@
 Knows no SAE and no SAELens.
 """
 
-from sae_lens_bipolar.sparse.ops import (
+from sae_lens_bipolar.sparse.choice import (
     CROSSOVER,
     Mode,
+    arithmetic,
+    is_always_dense,
+    mode,
+    prefer_sparse,
+    set_mode,
+)
+from sae_lens_bipolar.sparse.measured import Arithmetic
+from sae_lens_bipolar.sparse.ops import (
     decode,
     encode_threshold,
     encode_top_k,
     encode_top_k_twice,
-    mode,
-    prefer_sparse,
     row_norms,
-    set_mode,
 )
+from sae_lens_bipolar.sparse.reconstruction import reconstruct
 
 __all__ = [
     "CROSSOVER",
+    "Arithmetic",
     "Mode",
+    "arithmetic",
     "decode",
     "encode_threshold",
     "encode_top_k",
     "encode_top_k_twice",
+    "is_always_dense",
     "mode",
     "prefer_sparse",
+    "reconstruct",
     "row_norms",
     "set_mode",
 ]

@@ -3,7 +3,7 @@
 Once everything else is sparse, a third of a training step of a wide SAE on CPU is Adam: SAELens's
 trainer leaves `fused` unset (sae_lens 6.54, training/sae_trainer.py:117), and torch then takes the
 path of about ten passes and two fresh copies of each parameter (torch 2.13, optim/adam.py:937).
-`fused=True` is the same update in one pass, differing by rounding. SAELens
+`fused=True` is the same update in one pass, differing by rounding; so it is on CUDA. SAELens
 builds the optimizer and an SAE never sees it, so the flag is set by a hook that torch calls before
 any optimizer's step; optimizers without such a parameter are left alone.
 """
@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+_DEVICES = ("cpu", "cuda")
 _asking = WeakTensorKeyDictionary()
 _handle: RemovableHandle | None = None
 
@@ -49,10 +50,11 @@ def _fuse(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             and group["foreach"] is None
             and not (group["differentiable"] or group["capturable"])
             and any(p in _asking for p in parameters)
-            and all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+            and all(p.device.type in _DEVICES and p.is_floating_point() for p in parameters)
         ):
             group["fused"] = True
             for p in parameters:
                 if "step" in optimizer.state[p]:
                     step = optimizer.state[p]["step"]
-                    optimizer.state[p]["step"] = torch.as_tensor(step, dtype=torch.float32)
+                    step = torch.as_tensor(step, dtype=torch.float32, device=p.device)
+                    optimizer.state[p]["step"] = step

@@ -5,65 +5,22 @@ tile by tile, each tile is searched for its active latents and dropped, and ever
 gradients included, touches active pairs only. A pair is one latent active for one sample; `n_pairs`
 is `batch * k` for top-k. Every function names its dense equivalent.
 
-Plain torch operations, on CPU and CUDA, in float32 or float64. Under autocast the encoder's product
-is taken in autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
+Plain torch operations, on CPU and CUDA, in float32 or float64, or Triton kernels where the
+projection says so (`Projection.reading`). Under autocast the encoder's product is taken in
+autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from sae_lens_bipolar.errors import ConfigError, did_you_mean
+from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.sparse.pairs import Support
 from sae_lens_bipolar.sparse.projection import Projection, tiles_of, with_gradient
 from sae_lens_bipolar.sparse.selection import Ranking, beyond, top_k
-
-Mode = Literal["auto", "sparse", "dense"]
-_MODES = ("auto", "sparse", "dense")
-_mode: ContextVar[str] = ContextVar("sae_lens_bipolar.sparse.mode", default="auto")
-
-# The density (active pairs / (batch * d_sae)) above which dense products are faster. Measured on
-# CPU; on CUDA an estimate from memory traffic, where a dense product is far cheaper.
-CROSSOVER = {"cpu": 0.15, "cuda": 0.02}
-
-
-def set_mode(mode: Mode) -> None:
-    """Choose from here on: "sparse", "dense", or "auto" (the default), by density."""
-    if mode not in _MODES:
-        raise ConfigError(
-            f"mode is {mode!r}; allowed: {', '.join(_MODES)}{did_you_mean(str(mode), _MODES)}"
-        )
-    _mode.set(mode)
-
-
-@contextmanager
-def mode(mode: Mode) -> Iterator[None]:
-    """`set_mode(mode)` inside a `with` block; afterwards the previous mode is restored."""
-    before = _mode.get()
-    set_mode(mode)
-    try:
-        yield
-    finally:
-        _mode.set(before)
-
-
-def prefer_sparse(density: float, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether sparse code is faster at this density; `mode` may overrule it.
-
-    Args:
-        density: active pairs divided by `batch * d_sae`; `k / d_sae` for top-k.
-        device: where the parameters are.
-        dtype: the parameters' dtype; anything but float32 and float64 is left to dense code.
-    """
-    if dtype not in (torch.float32, torch.float64) or _mode.get() == "dense":
-        return False
-    return _mode.get() == "sparse" or density <= CROSSOVER.get(device.type, 0.0)
 
 
 def encode_top_k(
@@ -91,7 +48,7 @@ def encode_top_k(
         raise ConfigError(f"k is {k}; it must lie between 1 and d_sae={projection.d_sae}")
     [(latents, u)] = _search(projection, [(None, k)], ranking, rank_scale)
     offsets = torch.arange(projection.x.shape[0] + 1, device=projection.x.device) * k
-    support = Support(latents, offsets, projection.d_sae)
+    support = Support(latents, offsets, projection.d_sae, projection.reading)
     return support, with_gradient(u, support, projection)
 
 
@@ -122,10 +79,11 @@ def encode_top_k_twice(
     """
     found = _search(projection, [(None, k), (among, k_among)], ranking, rank_scale)
     (latents, u), (latents_among, u_among) = found
-    each = torch.tensor([k, k_among], device=u.device).repeat_interleave(projection.x.shape[0])
-    support = Support(
-        torch.cat([latents, latents_among]), F.pad(each.cumsum(0), (1, 0)), projection.d_sae
-    )
+    batch = projection.x.shape[0]
+    samples = torch.arange(batch + 1, device=u.device)
+    offsets = torch.cat([samples[:-1] * k, batch * k + samples * k_among])
+    latents = torch.cat([latents, latents_among])
+    support = Support(latents, offsets, projection.d_sae, projection.reading)
     twice = replace(projection, x=torch.cat([projection.x, projection.x]))
     return support, with_gradient(torch.cat([u, u_among]), support, twice)
 
@@ -138,13 +96,14 @@ def _search(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """For each (latents to search, or None for all, and k): the chosen latents and their `u`."""
     scale = None if rank_scale is None else rank_scale.detach()
+    by_kernel = projection.reading is not None
     chosen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in searches]
     for tiles in tiles_of(projection, scale):
         found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in searches]
         for first, u in tiles:
             for parts, (among, k) in zip(found, searches, strict=True):
                 if among is None:
-                    u_top, i = top_k(u, min(k, u.shape[1]), ranking)
+                    u_top, i = top_k(u, min(k, u.shape[1]), ranking, by_kernel)
                     parts.append((u_top, i + first))
                     continue
                 inside = among
@@ -152,12 +111,12 @@ def _search(
                     inside = among[(among >= first) & (among < first + u.shape[1])]
                 if len(inside):
                     part = u.index_select(1, inside - first)
-                    u_top, i = top_k(part, min(k, len(inside)), ranking)
+                    u_top, i = top_k(part, min(k, len(inside)), ranking, by_kernel)
                     parts.append((u_top, inside[i]))
         for all_chosen, parts, (_, k) in zip(chosen, found, searches, strict=True):
             u_top, latents = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
             if len(parts) > 1:
-                u_top, best = top_k(u_top, k, ranking)
+                u_top, best = top_k(u_top, k, ranking, by_kernel)
                 latents = latents.gather(1, best)
             all_chosen.append((latents.flatten(), u_top.flatten()))
     results = []
@@ -185,24 +144,29 @@ def encode_threshold(
     """
     upper = upper.detach()
     lower = None if lower is None else lower.detach()
+    by_kernel = projection.reading is not None
     counts, latents, values = [], [], []
     for tiles in tiles_of(projection):
         found = []
         n_rows = 0
         for first, u in tiles:
             part = slice(first, first + u.shape[1])
-            rows, hits, at_hits = beyond(u, upper[part], None if lower is None else lower[part])
+            below = None if lower is None else lower[part]
+            rows, hits, at_hits = beyond(u, upper[part], below, by_kernel)
             found.append((rows, hits + first, at_hits))
             n_rows = u.shape[0]
         rows, hits, u = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(found) > 1:
             order = rows.sort(stable=True).indices
             rows, hits, u = rows[order], hits[order], u[order]
-        counts.append(torch.bincount(rows, minlength=n_rows))
+        if by_kernel:  # `bincount` waits for the device
+            counts.append(rows.new_zeros(n_rows).index_add_(0, rows, torch.ones_like(rows)))
+        else:
+            counts.append(torch.bincount(rows, minlength=n_rows))
         latents.append(hits)
         values.append(u)
     offsets = F.pad(torch.cat(counts).cumsum(0), (1, 0))
-    support = Support(torch.cat(latents), offsets, projection.d_sae)
+    support = Support(torch.cat(latents), offsets, projection.d_sae, projection.reading)
     return support, with_gradient(torch.cat(values), support, projection)
 
 
@@ -263,6 +227,9 @@ class _Decode(torch.autograd.Function):
         values, W_dec = ctx.saved_tensors
         support: Support = ctx.support
         g = g.contiguous().to(W_dec.dtype)
+        if support.reading is not None:
+            found = support.gradients(values=values, g=g, W_dec=W_dec, stores=True)
+            return found.dvalues, found.dW_dec, None
         with torch.autocast(g.device.type, enabled=False):
             dvalues = support.dots(g, W_dec) if ctx.needs_input_grad[0] else None
             dW = support.transpose_times(values, g) if ctx.needs_input_grad[1] else None

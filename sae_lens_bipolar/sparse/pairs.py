@@ -3,9 +3,13 @@
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from sae_lens_bipolar.sparse.triton.gradients import Gradients
 
 # Sums over pairs read rows at random. On CPU, rows too many for a core's own cache are read a strip
 # of columns at a time, of which all rows fit; it pays where each row is read this often, and each
@@ -28,11 +32,13 @@ class Support:
         latents: `[n_pairs]`, each pair's latent.
         offsets: `[batch + 1]`, where each sample's pairs begin, then `n_pairs`.
         d_sae: number of latents.
+        reading: where Triton kernels take the sums, the dtype they read rows in; None: torch does.
     """
 
     latents: torch.Tensor
     offsets: torch.Tensor
     d_sae: int
+    reading: torch.dtype | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -53,7 +59,12 @@ class Support:
         n_pairs = self.latents.numel()
         n_keys = _RADIX_KEYS if _RADIX_KEYS // 8 < n_pairs < _RADIX_KEYS else n_pairs
         padded = F.pad(self.latents.to(keys), (0, n_keys - n_pairs), value=torch.iinfo(keys).max)
-        order = padded.sort(stable=True).indices[:n_pairs]
+        in_order, order = padded.sort(stable=True)
+        order = order[:n_pairs]
+        if self.reading is not None:  # `bincount` waits for the device
+            each = torch.arange(self.d_sae, dtype=keys, device=order.device)
+            ends = torch.searchsorted(in_order[:n_pairs], each, right=True)
+            return order, self.samples[order], F.pad(ends, (1, 0))
         counts = torch.bincount(self.latents, minlength=self.d_sae)
         return order, self.samples[order], F.pad(counts.cumsum(0), (1, 0))
 
@@ -74,6 +85,11 @@ class Support:
     @torch.no_grad()
     def times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """`D @ rows`, `[batch, d_in]`, for `rows` of shape `[d_sae, d_in]`; no gradient."""
+        if self.reading is not None:
+            from sae_lens_bipolar.sparse.triton.sums import weighted_sums
+
+            read = rows.to(self.reading).contiguous()
+            return weighted_sums(self.latents, self.offsets, values.contiguous(), read)
         return _weighted_sums(self.latents, self.offsets, values, rows)
 
     @torch.no_grad()
@@ -132,6 +148,21 @@ class Support:
                 )
         ordered = pattern.values()
         return torch.empty_like(ordered).index_copy_(0, order, ordered)
+
+    @torch.no_grad()
+    def gradients(self, **tensors: Any) -> "Gradients":
+        """Gradients of decoder and encoder by a Triton kernel; see `sparse.triton.gradients`.
+
+        Args:
+            tensors: as it takes them; rows are read in the dtype `reading`.
+        """
+        from sae_lens_bipolar.sparse.triton.gradients import ByLatent, gradients
+
+        for name, tensor in tensors.items():
+            if isinstance(tensor, torch.Tensor):
+                is_rows = name in ("g", "W_dec", "x")
+                tensors[name] = (tensor.to(self.reading) if is_rows else tensor).contiguous()
+        return gradients(ByLatent(*self._by_latent), **tensors)
 
     def _dots_by_embedding_bag(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         # They are the gradient of embedding_bag with respect to its weights.

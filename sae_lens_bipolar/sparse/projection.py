@@ -28,12 +28,14 @@ class Projection:
         b_enc: `[d_sae]`, or None.
         shift: `[d_in]`, a bias already subtracted from `x`. If `x` itself needs no gradient, this
             gives the bias its gradient, `-sum_b dx_b`, without forming `dx`.
+        reading: see `Support`.
     """
 
     x: torch.Tensor
     W_enc: torch.Tensor
     b_enc: torch.Tensor | None = None
     shift: torch.Tensor | None = None
+    reading: torch.dtype | None = None
 
     @property
     def d_sae(self) -> int:
@@ -48,7 +50,8 @@ class Projection:
     def columns(self, latents: torch.Tensor) -> "Projection":
         """The same projection for the latents with these indices only."""
         b_enc = None if self.b_enc is None else self.b_enc[latents]
-        return Projection(self.x, self.W_enc.index_select(1, latents), b_enc, self.shift)
+        W_enc = self.W_enc.index_select(1, latents)
+        return Projection(self.x, W_enc, b_enc, self.shift, self.reading)
 
 
 def tiles_of(
@@ -129,8 +132,12 @@ class _Encode(torch.autograd.Function):
         _, need_x, need_W, need_b, need_shift, _ = ctx.needs_input_grad
         with torch.autocast(g.device.type, enabled=False):
             dx = support.times(g, W_enc.t().contiguous()) if need_x else None
-            dW = support.left_times(g, x) if need_W else None
-            per_latent = support.sum_per_latent(g) if need_b or need_shift else None
+            if support.reading is not None:
+                found = support.gradients(du=g, x=x)
+                dW, per_latent = found.dW_enc, found.db_enc
+            else:
+                dW = support.left_times(g, x) if need_W else None
+                per_latent = support.sum_per_latent(g) if need_b or need_shift else None
             # sum_b dx_b = W_enc @ sum_b du_b: one product with a vector instead of the batch.
             dshift = -(W_enc @ per_latent) if need_shift else None
         return None, dx, dW, per_latent if need_b else None, dshift, None

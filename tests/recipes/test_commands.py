@@ -28,6 +28,7 @@ COMMANDS = (
     "sagsae.census",
     "sagsae.toys",
     "speed.explorer",
+    "speed.gpu_check",
     "speed.training_step",
 )
 CONFIGS = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "results" not in path.parts)

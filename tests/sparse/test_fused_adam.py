@@ -76,7 +76,7 @@ def test_what_excludes_the_fused_optimizer_is_kept(option: str) -> None:
 
 
 def test_one_parameter_that_cannot_be_fused_keeps_its_whole_group_plain() -> None:
-    """Elsewhere than on the CPU torch chooses well by itself; complex numbers it does not fuse."""
+    """Torch fuses on CPU and CUDA, and no complex numbers."""
     for other in (torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64)):
         one, second = parameters(True)
         optimizer = Adam([{"params": [one, nn.Parameter(other)]}, {"params": [second]}])

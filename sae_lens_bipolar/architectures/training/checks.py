@@ -11,6 +11,7 @@ from sae_lens.constants import DTYPE_MAP
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
+from sae_lens_bipolar.architectures.training.early_copy import EarlyCopy
 from sae_lens_bipolar.errors import (
     ActivationError,
     ConfigError,
@@ -126,7 +127,15 @@ class RefusesBadActivations(TrainingSAE[Any]):
         """One forward pass with all losses.
 
         Raises:
-            ActivationError: if the batch holds NaN or infinite values.
+            ActivationError: if the batch holds NaN or infinite values; on a GPU after the pass,
+                which is queued while the device looks.
         """
-        require_finite(step_input.sae_in, self.cfg.metadata.hook_name, step_input.n_training_steps)
-        return super().training_forward_pass(step_input)
+        sae_in, step = step_input.sae_in, step_input.n_training_steps
+        if not sae_in.is_cuda:
+            require_finite(sae_in, self.cfg.metadata.hook_name, step)
+            return super().training_forward_pass(step_input)
+        total = EarlyCopy(sae_in.sum())
+        output = super().training_forward_pass(step_input)
+        if not math.isfinite(total.read()[0]):
+            require_finite(sae_in, self.cfg.metadata.hook_name, step)
+        return output

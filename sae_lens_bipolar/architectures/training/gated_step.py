@@ -111,15 +111,16 @@ class GatedOnPairs(TrainsOnPairs, MeetsL0Target, Gated):
 
     @override
     def step_density(self) -> float | None:
-        if not self.l0_controller.has_seen_data:
+        numbers = self.l0_controller.numbers()
+        if not numbers.has_seen_data:
             return None
         if self.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
             return None
-        return self.l0_controller.mean_l0.item() / self.cfg.d_sae
+        return numbers.mean_l0 / self.cfg.d_sae
 
     @override
-    def new_step(self, step_input: TrainStepInput) -> "GatedStep":
-        return GatedStep(self, step_input)
+    def new_step(self, step_input: TrainStepInput, by_kernel: bool) -> "GatedStep":
+        return GatedStep(self, step_input, by_kernel)
 
 
 class GatedStep(StepOnPairs[GatedOnPairs]):
@@ -132,7 +133,7 @@ class GatedStep(StepOnPairs[GatedOnPairs]):
     @override
     def encode(self, x: torch.Tensor) -> None:
         sae = self.sae
-        projection, p = input_projection(sae, x), sae.polarities()
+        projection, p = input_projection(sae, x, self.by_kernel), sae.polarities()
         lower = p.threshold_negative if sae.is_two_sided else None
         self.support, self.u = sparse.encode_threshold(projection, p.threshold_positive, lower)
         self.polarities = sae.polarities(self.support.latents)

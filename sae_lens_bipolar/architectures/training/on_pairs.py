@@ -28,14 +28,16 @@ class StepOnPairs(ABC, Generic[SomeSAE]):
     Args:
         sae: the SAE in training.
         step_input: the batch, `[batch, d_in]`, and the mask of dead latents.
+        by_kernel: whether Triton kernels search and sum.
     """
 
     latents: SparseLatents  # `[batch, d_sae]`; from `encode` on
     hidden_pre: DeferredPreactivations  # `[batch, d_sae]`; from `encode` on
 
-    def __init__(self, sae: SomeSAE, step_input: TrainStepInput):
+    def __init__(self, sae: SomeSAE, step_input: TrainStepInput, by_kernel: bool = False):
         self.sae = sae
         self.step_input = step_input
+        self.by_kernel = by_kernel
         self.has_encoded = False
 
     def begin(self, x: torch.Tensor) -> tuple[SparseLatents, DeferredPreactivations]:
@@ -83,35 +85,40 @@ class TrainsOnPairs(StartsFromData):
         """Share of the latents that a step keeps active, or None if the step must be dense."""
         raise NotImplementedError
 
-    def new_step(self, step_input: TrainStepInput) -> StepOnPairs[Any]:
+    def new_step(self, step_input: TrainStepInput, by_kernel: bool) -> StepOnPairs[Any]:
         """The object that answers for one step."""
         raise NotImplementedError
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        if not self._qualifies(step_input.sae_in):
+        chosen = self._arithmetic(step_input.sae_in)
+        if chosen == "dense":
+            if self.W_dec.is_cuda:
+                fused_adam.ask_for(self.W_dec)
             return super().training_forward_pass(step_input)
-        return self._on_pairs(step_input)
+        return self._on_pairs(step_input, chosen == "triton")
 
     # A compiler has nothing to fuse here, and cannot trace through tensor subclasses.
     @torch.compiler.disable()
-    def _on_pairs(self, step_input: TrainStepInput) -> TrainStepOutput:
+    def _on_pairs(self, step_input: TrainStepInput, by_kernel: bool) -> TrainStepOutput:
         fused_adam.ask_for(self.W_dec)
-        self._step = self.new_step(step_input)
+        self._step = self.new_step(step_input, by_kernel)
         try:
             return super().training_forward_pass(step_input)
         finally:
             self._step = None
 
-    def _qualifies(self, sae_in: torch.Tensor) -> bool:
-        density = self.step_density()
-        return (
-            density is not None
-            and sparse.prefer_sparse(density, self.W_dec.device, self.W_dec.dtype)
-            and sae_in.ndim == (3 if self.hook_z_reshaping_mode else 2)
-            and not has_hooks(self.hook_sae_acts_pre)
-            and not has_hooks(self.hook_sae_acts_post)
-        )
+    def _arithmetic(self, sae_in: torch.Tensor) -> sparse.Arithmetic:
+        """What the step runs on, of a batch shaped like the SAE's input."""
+        if (
+            sparse.is_always_dense(self.W_dec)  # then the density, on the device, is not asked for
+            or sae_in.ndim != (3 if self.hook_z_reshaping_mode else 2)
+            or has_hooks(self.hook_sae_acts_pre)
+            or has_hooks(self.hook_sae_acts_post)
+            or (density := self.step_density()) is None
+        ):
+            return "dense"
+        return sparse.arithmetic(density, self.W_dec, len(sae_in))
 
     # Each of these calls the method of the class below (abstract in `TrainingSAE`, so pyright needs
     # to be told) unless the running step can answer. It cannot for tensors that a subclass has put
@@ -154,12 +161,13 @@ class TrainsOnPairs(StartsFromData):
         return losses
 
 
-def input_projection(sae: SAE[Any], x: torch.Tensor) -> Projection:
+def input_projection(sae: SAE[Any], x: torch.Tensor, by_kernel: bool = False) -> Projection:
     """`u = process_sae_in(x) @ W_enc + b_enc` of an SAE (without `b_enc` if it has none).
 
     Args:
         sae: the SAE.
         x: activations, `[batch, d_in]`.
+        by_kernel: whether Triton kernels sum over its pairs; under autocast they read its dtype.
     """
     sae_in, shift = sae.process_sae_in(x), None
     if not x.requires_grad and not has_hooks(sae.hook_sae_input):
@@ -167,7 +175,12 @@ def input_projection(sae: SAE[Any], x: torch.Tensor) -> Projection:
         sae_in = sae_in.detach()
         shift = sae.b_dec if sae.cfg.apply_b_dec_to_input else None
     b_enc = getattr(sae, "b_enc", None)
-    return Projection(sae_in, sae.W_enc, b_enc, shift)
+    reading = None
+    if by_kernel:
+        device, reading = x.device.type, sae.W_enc.dtype
+        if torch.is_autocast_enabled(device):
+            reading = torch.get_autocast_dtype(device)
+    return Projection(sae_in, sae.W_enc, b_enc, shift, reading)
 
 
 def has_hooks(module: nn.Module) -> bool:

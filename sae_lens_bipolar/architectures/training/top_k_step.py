@@ -50,8 +50,8 @@ class TopKOnPairs(TrainsOnPairs, TopKTrainingSAE):
         return self.cfg.k / self.cfg.d_sae
 
     @override
-    def new_step(self, step_input: TrainStepInput) -> "TopKStep":
-        return TopKStep(self, step_input)
+    def new_step(self, step_input: TrainStepInput, by_kernel: bool) -> "TopKStep":
+        return TopKStep(self, step_input, by_kernel)
 
 
 class TopKStep(StepOnPairs[TopKOnPairs]):
@@ -65,8 +65,8 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
     u: torch.Tensor  # at those pairs; decoding weighs the rows of `W_dec` with it
     recons_of_dead: torch.Tensor | None = None  # `xhat_aux`, `[batch, d_in]`
 
-    def __init__(self, sae: TopKOnPairs, step_input: TrainStepInput):
-        super().__init__(sae, step_input)
+    def __init__(self, sae: TopKOnPairs, step_input: TrainStepInput, by_kernel: bool = False):
+        super().__init__(sae, step_input, by_kernel)
         self.dead = _dead_latents(sae, step_input)
         self.k_aux = step_input.sae_in.shape[-1] // 2
         self.k_dead = min(self.k_aux, len(self.dead))
@@ -78,7 +78,7 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
     @override
     def encode(self, x: torch.Tensor) -> None:
         sae, k = self.sae, self.sae.cfg.k
-        self.projection = input_projection(sae, x)
+        self.projection = input_projection(sae, x, self.by_kernel)
         self.norm = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
         search = self.projection, k
         if self.finds_dead_too:
@@ -93,17 +93,29 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         support, u = self.support, self.u[:n_pairs]
         if self.finds_dead_too:
             offsets = support.offsets[: x.shape[0] + 1]
-            support = Support(support.latents[:n_pairs], offsets, support.d_sae)
+            support = Support(support.latents[:n_pairs], offsets, support.d_sae, support.reading)
         z = u if self.norm is None else u * self.norm.index_select(0, support.latents)
         self.latents = SparseLatents(z, support)
         self.hidden_pre = DeferredPreactivations(self.projection, self.norm)
 
     @override
     def decode(self) -> torch.Tensor:
-        sums = sparse.decode(self.support, self.u, self.sae.W_dec)
+        if self.by_kernel:
+            slope = None if self.sae.keeps_negative else self._slope_of_relu()
+            inputs = self.support, self.u, slope
+            sums = sparse.reconstruct(*inputs, self.projection, self.sae.W_dec)
+        else:
+            sums = sparse.decode(self.support, self.u, self.sae.W_dec)
         if self.finds_dead_too:
             sums, self.recons_of_dead = sums.chunk(2)
         return sums
+
+    def _slope_of_relu(self) -> torch.Tensor:
+        """Derivative of `self.u` by the pre-activations; those of dead latents were not clipped."""
+        n_pairs = self.step_input.sae_in.shape[0] * self.sae.cfg.k
+        slope = torch.ones_like(self.u)
+        slope[:n_pairs] = self.u[:n_pairs] > 0
+        return slope
 
     @override
     def losses(

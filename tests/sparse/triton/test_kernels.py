@@ -1,0 +1,199 @@
+"""Each kernel equals the dense equivalent its docstring names: in the interpreter, or on a GPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton")
+
+from sae_lens_bipolar.sparse.triton.gradients import _SEGMENT, ByLatent, gradients
+from sae_lens_bipolar.sparse.triton.search import beyond, top_k
+from sae_lens_bipolar.sparse.triton.sums import weighted_sums
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+on_every_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def random(*shape: int, seed: int = 0, device: str = "cpu") -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual.double() - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+
+
+def rows_of(case: str, device: str) -> torch.Tensor:
+    """Rows to search: odd widths, ties, zeros, and values that are no ordinary numbers."""
+    n = 100 if device == "cpu" else 12_289
+    u = random(3, n, device=device)
+    if case == "ties":
+        u = u.mul(1.5).round()
+    elif case == "zeros":
+        u = torch.zeros_like(u)
+        u[1] = -0.0
+    elif case == "one row":
+        u = u[:1]
+    elif case == "infinities and tiny":
+        u[0, 5], u[1, 7], u[2] = float("inf"), float("-inf"), u[2] * 1e-42
+    elif case == "negative":
+        u = -u.abs() - 1
+    return u.contiguous()
+
+
+CASES = ["random", "ties", "zeros", "one row", "infinities and tiny", "negative"]
+
+
+@on_every_device
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("by_value", [False, True])
+def test_top_k(device: str, case: str, by_value: bool) -> None:
+    u = rows_of(case, device)
+    for k in (1, 7, u.shape[1]):
+        values, indices = top_k(u, k, by_value)
+        assert (indices.diff(dim=1) > 0).all()  # distinct, in order
+        assert torch.equal(values, u.gather(1, indices))
+        ranked = u if by_value else u.abs()
+        chosen = ranked.gather(1, indices).sort(dim=1, descending=True).values
+        assert torch.equal(chosen, ranked.topk(k).values)
+        if case == "random":  # no ties: the sets themselves are determined
+            assert torch.equal(indices, ranked.topk(k).indices.sort(dim=1).values)
+
+
+@on_every_device
+def test_top_k_keeps_the_first_of_equal_candidates(device: str) -> None:
+    u = torch.tensor([[1.0, -2.0, 2.0, 0.0, -2.0]], device=device)
+    assert top_k(u, 2, False)[1].tolist() == [[1, 2]]
+    assert top_k(torch.zeros_like(u), 3, True)[1].tolist() == [[0, 1, 2]]
+
+
+@on_every_device
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_beyond(device: str, case: str, two_sided: bool) -> None:
+    u = rows_of(case, device)
+    upper = random(u.shape[1], seed=1, device=device).abs()
+    upper[::3] = 1.0  # thresholds that ties lie on exactly
+    lower = upper.flip(0) if two_sided else None
+    for scale in (1.0, 0.0, 1e9):
+        mask = u > upper * scale
+        if lower is not None:
+            mask |= u < -lower * scale
+        rows, columns, values = beyond(u, upper * scale, None if lower is None else lower * scale)
+        expected = mask.nonzero(as_tuple=True)
+        assert torch.equal(rows, expected[0])
+        assert torch.equal(columns, expected[1])
+        assert torch.equal(values, u[expected])
+
+
+class Pairs:
+    """Random pairs of a batch, with the dense matrices that the sums over them stand for."""
+
+    def __init__(self, mask: torch.Tensor, d_in: int, device: str):
+        batch, self.d_sae = mask.shape
+        mask = mask.to(device)
+        samples, self.latents = mask.nonzero(as_tuple=True)
+        self.offsets = F.pad(mask.sum(1).cumsum(0), (1, 0))
+        order = self.latents.sort(stable=True).indices
+        begins = F.pad(mask.sum(0).cumsum(0), (1, 0))
+        self.by_latent = ByLatent(order, samples[order], begins)
+        self.at = (samples, self.latents)
+        self.values, self.du, self.slope = (
+            random(len(order), seed=seed, device=device) for seed in range(3)
+        )
+        self.W_dec = random(self.d_sae, d_in, seed=4, device=device)
+        self.g = random(batch, d_in, seed=5, device=device)
+        self.x = random(batch, d_in, seed=6, device=device)
+
+    def dense(self, values: torch.Tensor) -> torch.Tensor:
+        matrix = values.new_zeros(len(self.g), self.d_sae, dtype=torch.float64)
+        return matrix.index_put(self.at, values.double())
+
+
+def mask_of(case: str) -> torch.Tensor:
+    """Which latents are active for which samples, `[batch, d_sae]`."""
+    mask = random(5, 11, seed=9) > 0.7
+    if case == "one sample":
+        return mask[:1]
+    if case == "all dead":
+        return torch.zeros_like(mask)
+    if case == "all active":
+        return torch.ones_like(mask)
+    if case == "one pair":
+        return F.one_hot(torch.tensor([3]), 11).bool()
+    if case == "one latent hot in every sample":
+        mask = torch.zeros(2 * _SEGMENT + 3, 3, dtype=torch.bool)
+        mask[:, 1] = True
+        mask[0, 2] = mask[7, 2] = True
+    return mask
+
+
+MASKS = ["random", "one sample", "all dead", "all active", "one pair"]
+MASKS += ["one latent hot in every sample"]
+precisions = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+
+
+@on_every_device
+@precisions
+@pytest.mark.parametrize("case", MASKS)
+@pytest.mark.parametrize("d_in", [1, 6])
+def test_weighted_sums(
+    device: str, dtype: torch.dtype, tolerance: float, case: str, d_in: int
+) -> None:
+    p = Pairs(mask_of(case), d_in, device)
+    sums = weighted_sums(p.latents, p.offsets, p.values, p.W_dec.to(dtype))
+    assert sums.dtype == torch.float32
+    assert relative_error(sums, p.dense(p.values) @ p.W_dec.double()) <= tolerance
+
+
+@on_every_device
+@precisions
+@pytest.mark.parametrize("case", MASKS)
+@pytest.mark.parametrize("part", ["decoder", "encoder", "both", "both, with a slope"])
+def test_gradients(device: str, dtype: torch.dtype, tolerance: float, case: str, part: str) -> None:
+    p = Pairs(mask_of(case), 6, device)
+    g, W_dec, x = (t.to(dtype) for t in (p.g, p.W_dec, p.x))
+    dv = (p.g.double() @ p.W_dec.double().t())[p.at]
+    slope = p.slope if "slope" in part else None
+    du = p.du.double() if part == "encoder" else dv * (1 if slope is None else slope)
+    found = gradients(
+        p.by_latent,
+        **({} if part == "encoder" else {"values": p.values, "g": g, "W_dec": W_dec}),
+        **({} if part == "decoder" else {"x": x}),
+        du=p.du if part == "encoder" else None,
+        slope=slope,
+        stores=part == "decoder",
+    )
+    expected = {
+        "dvalues": dv if part == "decoder" else None,
+        "dW_dec": None if part == "encoder" else p.dense(p.values).t() @ p.g.double(),
+        "dW_enc": None if part == "decoder" else p.x.double().t() @ p.dense(du),
+        "db_enc": None if part == "decoder" else p.dense(du).sum(0),
+    }
+    for name, value in expected.items():
+        actual = getattr(found, name)
+        assert (actual is None) == (value is None), name
+        if value is not None:
+            assert actual.dtype == torch.float32
+            assert relative_error(actual, value) <= tolerance, name
+
+
+@on_every_device
+def test_samples_may_be_twice_the_inputs(device: str) -> None:
+    """The AuxK loss's pairs are further samples of the same batch."""
+    p = Pairs(mask_of("random").repeat(2, 1), 6, device)
+    found = gradients(p.by_latent, du=p.du, x=p.x[:5].contiguous())
+    assert found.dW_enc is not None
+    expected = p.x[:5].repeat(2, 1).double().t() @ p.dense(p.du)
+    assert relative_error(found.dW_enc, expected) <= 1e-5
+
+
+@on_every_device
+def test_hot_latents_add_up_the_same_twice(device: str) -> None:
+    p = Pairs(mask_of("one latent hot in every sample"), 6, device)
+    once, again = (
+        gradients(p.by_latent, values=p.values, g=p.g, W_dec=p.W_dec, x=p.x) for _ in range(2)
+    )
+    for a, b in zip(once, again, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ from sae_lens_bipolar.runs.sweep_config import settings
 __all__ = ["DemoConfig", "load_assets", "run_demo", "summarise"]
 
 # Latents per SAE whose dial curve the explorer shows, and sequences that they are turned on.
-_DIALS, _DIAL_SEQUENCES = 3, 3
+_DIALS, _DIAL_SEQUENCES = 1, 3
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DemoConfig:
     eval_sequences: int = 192  # held-out sequences measured
     loss_sequences: int = 24  # of which the loss is measured on
     latents_shown: int = 12  # two-sided latents described per SAE
-    explored_sequences: int = 192  # that the explorer reads, held-out ones first; 0: no explorer
+    explored_sequences: int = 128  # that the explorer reads, held-out ones first; 0: no explorer
     arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
     seed: int = 0  # of weights, data order and the held-out split
 

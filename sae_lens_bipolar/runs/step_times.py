@@ -22,7 +22,7 @@ from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAE
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.sparse import triton
-from sae_lens_bipolar.sparse.measured import ARITHMETICS, Row
+from sae_lens_bipolar.sparse.measured import ARITHMETICS, Arithmetic, Row
 
 Step = Callable[[torch.Tensor], Any]
 WARM_UP = 3  # steps before the timed ones: kernels are compiled, the optimizer's state is made
@@ -124,7 +124,9 @@ def measure(
         say: takes a line for each arithmetic that fails.
     """
     here = torch.device(device)
-    names = [n for n in ARITHMETICS if n != "triton" or triton.usable(here, shape.d_in)]
+    names: list[Arithmetic] = [
+        n for n in ARITHMETICS if n != "triton" or triton.usable(here, shape.d_in)
+    ]
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(shape.batch, shape.d_in, generator=generator) for _ in range(2)]
     batches = [x.to(device) for x in batches]

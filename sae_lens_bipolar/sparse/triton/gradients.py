@@ -11,6 +11,9 @@ than `_SEGMENT` pairs, up to the whole batch, is split: further programs take it
 and write their sums to rows behind the gradient's own, and a second kernel adds those to it.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportPossiblyUnboundVariable=false
+# A launch takes plain numbers for `constexpr` parameters, and `num_warps` beside them.
+
 from typing import NamedTuple
 
 import torch

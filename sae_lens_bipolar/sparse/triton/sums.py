@@ -1,5 +1,8 @@
 """Sums of rows, weighted, over the pairs of each sample: the sparse decoder."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# A launch takes plain numbers for `constexpr` parameters, and `num_warps` beside them.
+
 import torch
 import triton
 import triton.language as tl

@@ -69,6 +69,10 @@ class LockError(BipolarError):
     """Another process works in the run directory; the message names it."""
 
 
+class RankError(BipolarError):
+    """A rank of a distributed run ended, or is not set up like the others."""
+
+
 class UnsafePathError(BipolarError):
     """Where a file of ours belongs stands a link that leads away, a device, or a stranger's folder.
 

@@ -101,12 +101,16 @@ class _Unrolled(SAE[Any]):
         v = sae_in @ self.W_enc + self.b_enc
         for step in range(self.cfg.n_steps - 1):
             z = self.activation_fn(self._rescale(v))
-            recons = act_times_W_dec(z, self.W_dec, self.cfg.rescale_acts_by_decoder_norm)
+            recons = self.recons_of(z)
             if self.cfg.rescale_acts_by_decoder_norm:
                 z = z / self.W_dec.norm(dim=-1)
             gradient = (sae_in - recons) @ self.W_enc + self.b_enc
             v = z + self.log_step_size[step].exp().to(gradient.dtype) * gradient
         return self.hook_sae_acts_pre(v)
+
+    def recons_of(self, z: torch.Tensor) -> torch.Tensor:
+        """`D z`, `[..., d_in]`, of the (rescaled) latents `[..., d_sae]` of a step."""
+        return act_times_W_dec(z, self.W_dec, self.cfg.rescale_acts_by_decoder_norm)
 
     def _rescale(self, v: torch.Tensor) -> torch.Tensor:
         return v * self.W_dec.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else v

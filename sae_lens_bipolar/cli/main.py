@@ -29,6 +29,7 @@ COMMANDS = {
     "explore": "search, read and compare latents of one SAE or several in a browser",
     "publish": "upload the SAEs of a run, or one, to the Hugging Face Hub, with a card",
     "tune": "measure which arithmetic trains fastest on this device, and keep that",
+    "plan": "say what a run on several devices needs: memory, traffic, bounds of speed",
     "doctor": "say which versions, devices and optional parts are here, and what they are for",
 }
 # What a command that is stopped has kept, and how to go on.

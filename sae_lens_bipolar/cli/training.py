@@ -49,7 +49,10 @@ def train(flags: Sequence[str], config_file: Path | None = None) -> None:
     config, sae = sweep_of(cfg, named)
     run_dir = Path(str(cfg.output_path)).expanduser()
     name = cfg.sae.architecture()
-    (row,) = run_sweep(config, {name: sae}, run_dir)
+    rows = run_sweep(config, {name: sae}, run_dir)
+    if not rows:  # not the first rank
+        return
+    (row,) = rows
     print(
         f"held out ({row['n_eval_tokens']} tokens, attention sinks left out): "
         f"nMSE {_figure(row['nmse'])}, R^2 {_figure(row['r2'])}, L0 {_figure(row['l0'], 1)}, "

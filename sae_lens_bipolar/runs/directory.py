@@ -61,7 +61,8 @@ def require_same_run(run_dir: Path, config: Mapping[str, Any]) -> None:
         return
     before = load_yaml(existing)
     changed = [
-        f"{key}: {old!r} there, {new!r} now" for key, old, new in _diff(before, _plain(config))
+        f"{key}: {old!r} there, {new!r} now"
+        for key, old, new in differences(before, _plain(config))
     ]
     if changed:
         raise ConfigError(
@@ -128,11 +129,12 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config, default=str))
 
 
-def _diff(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, value there, value here) of every field in which two configurations differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*before, *now]):
             path = f"{key}.{name}" if key else name
-            yield from _diff(before.get(name), now.get(name), path)
+            yield from differences(before.get(name), now.get(name), path)
     elif before != now:
         yield key, before, now
 

@@ -133,7 +133,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
     def _run(self) -> dict[str, TrainingSAE[Any]]:
         metrics = self.run_dir / METRICS_FILE
-        newest = latest_checkpoint(self.run_dir / PROGRESS)
+        newest = self._newest_checkpoint()
         self.cfg.resume_from_checkpoint = str(newest) if newest else None
         truncate_metrics(metrics, int(newest.name) if newest else 0)
         for row in read_metrics(metrics):
@@ -141,6 +141,9 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         saes = super().run()
         remove_checkpoints(self.run_dir / PROGRESS)
         return saes
+
+    def _newest_checkpoint(self) -> Path | None:
+        return latest_checkpoint(self.run_dir / PROGRESS)
 
     @override
     def _run_with_interruption_handling(
@@ -162,6 +165,11 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             self._watch(name, single)
         trainer._update_pbar = partial(_show, trainer)  # type: ignore[method-assign]
         saes = trainer.fit()
+        self._finish(saes, trainer)
+        return saes
+
+    def _finish(self, saes: dict[str, TrainingSAE[Any]], trainer: MultiSAETrainer) -> None:
+        """Save the trained SAEs, whole or not at all."""
         for name, sae in saes.items():
             if not all(bool(weight.isfinite().all()) for weight in sae.state_dict().values()):
                 raise self._diverged(name, "its weights are not finite")
@@ -176,7 +184,6 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             places = {"output_path": CHECKPOINTS, "checkpoint_path": PROGRESS}
             places |= {"resume_from_checkpoint": None}
             write_json(scratch / RUNNER_CFG_FILENAME, {**self.cfg.to_dict(), **places})
-        return saes
 
     @override
     def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
@@ -229,8 +236,14 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
         trainer.step = watched  # type: ignore[method-assign]
 
-    @torch.no_grad()
     def _log_step(self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput) -> None:
+        append_metrics(self.run_dir / METRICS_FILE, [self._row(name, trainer, output)])
+
+    @torch.no_grad()
+    def _row(
+        self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput
+    ) -> dict[str, Any]:
+        """What is logged of one step of one SAE."""
         row = {
             "step": trainer.n_training_steps + 1,
             "n_tokens": trainer.n_training_samples,
@@ -246,7 +259,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         row |= {f"losses/{key}": float(value) for key, value in output.losses.items()}
         row |= {f"coefficients/{key}": value for key, value in trainer.get_coefficients().items()}
         row |= {f"metrics/{key}": _number(value) for key, value in output.metrics.items()}
-        append_metrics(self.run_dir / METRICS_FILE, [row])
+        return row
 
 
 @torch.no_grad()

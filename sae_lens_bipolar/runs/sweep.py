@@ -4,7 +4,9 @@ SAEs may read different hooks and be of any architecture. Each finished step is 
 directory (`directory` lists them), so a stopped sweep is taken up where it was.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,52 +37,101 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """Train and measure `saes` in `run_dir`; what is done already is not repeated.
 
+    Where torchrun has started several processes of the same call, they train together: see
+    `runs.distributed`.
+
     Returns:
-        The rows of `results/summary.json`, one per SAE in the order of `saes`: what `summarise`
-        measures, `name`, `architecture`, `d_in`, `d_sae`, `hook_name`, `model`, `seed`,
-        `n_train_tokens`, `train_seconds`, `train_mse` (mean of `mse_loss` over the last 5% of the
-        logged steps), and the SAE's tags.
+        The rows of `results/summary.json` (on the first rank, elsewhere none), one per SAE in the
+        order of `saes`: what `summarise` measures, `name`, `architecture`, `d_in`, `d_sae`,
+        `hook_name`, `model`, `seed`, `n_train_tokens`, `train_seconds`, `train_mse` (mean of
+        `mse_loss` over the last 5% of the logged steps), and the SAE's tags.
 
     Raises:
         ConfigError: if there is no SAE, or `run_dir` holds a sweep with another configuration.
         ModelError: if the model has no such hook.
         LockError: if another process works in `run_dir`; names it.
+        RankError: if another rank ended, or is not set up like this one.
     """
     if not saes:
         raise ConfigError("a sweep of no SAEs is not allowed: give at least one")
     resolved = {**config.record(), "saes": {name: describe(saes, name) for name in saes}}
+    if not _is_one_of_several():
+        return _run(config, saes, run_dir, resolved, RunDirectoryRunner)
+    from sae_lens_bipolar.runs.distributed.launch import joined
+    from sae_lens_bipolar.runs.distributed.runner import DistributedRunner
+
+    with joined(config.device, resolved, run_dir) as ranks:
+        trains = ranks.is_first and not (run_dir / CHECKPOINTS).exists()
+        (trains,) = ranks.total_of(trains)
+        on_ranks = partial(DistributedRunner, ranks)
+        if ranks.is_first:
+            return _run(config, saes, run_dir, resolved, on_ranks)
+        if trains:
+            _train(config, saes, load_assets(config, saes), run_dir, on_ranks)
+        return []
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun, or a launcher like it, has started several processes."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+Runner = Callable[..., RunDirectoryRunner]
+
+
+def _run(
+    config: SweepConfig,
+    saes: Mapping[str, SweepSAE],
+    run_dir: Path,
+    resolved: Mapping[str, Any],
+    runner: Runner,
+) -> list[dict[str, Any]]:
     require_same_run(run_dir, resolved)
     with lock_run(run_dir):
         if not (run_dir / SUMMARY).exists():
             assets = load_assets(config, saes)
             start_run(run_dir, resolved, command_line())
-            train_and_measure(config, saes, assets, run_dir)
+            train_and_measure(config, saes, assets, run_dir, runner)
         require_measured(run_dir)
         return read_json(run_dir / SUMMARY)
 
 
 def train_and_measure(
-    config: SweepConfig, saes: Mapping[str, SweepSAE], assets: Assets, run_dir: Path
+    config: SweepConfig,
+    saes: Mapping[str, SweepSAE],
+    assets: Assets,
+    run_dir: Path,
+    runner: Runner = RunDirectoryRunner,
 ) -> None:
     """Train into `run_dir/checkpoints`, then measure into `run_dir/results`; skip what is done."""
     remove_scratch(run_dir)
     if not (run_dir / CHECKPOINTS).exists():
-        cfg = runner_config(config, saes, assets.model)
-        keep = config.keep_checkpoints
-        runner = RunDirectoryRunner(
-            cfg,
-            run_dir,
-            assets.model,
-            assets.tokens.train,
-            repeat=config.repeat,
-            saes=_started(cfg, saes),
-            keep=None if keep is None else Path(keep).expanduser(),
-        )
-        with sparse.mode(config.arithmetic):  # type: ignore[arg-type]
-            runner.run()
+        _train(config, saes, assets, run_dir, runner)
     remove_checkpoints(run_dir / PROGRESS)
     if not (run_dir / SUMMARY).exists():
         measure_run(config, saes, assets, run_dir)
+
+
+def _train(
+    config: SweepConfig,
+    saes: Mapping[str, SweepSAE],
+    assets: Assets,
+    run_dir: Path,
+    runner: Runner,
+) -> None:
+    cfg = runner_config(config, saes, assets.model)
+    keep = config.keep_checkpoints
+    one = runner(
+        cfg,
+        run_dir,
+        assets.model,
+        assets.tokens.train,
+        repeat=config.repeat,
+        saes=_started(cfg, saes),
+        keep=None if keep is None else Path(keep).expanduser(),
+    )
+    with sparse.mode(config.arithmetic):  # type: ignore[arg-type]
+        one.run()
 
 
 def _started(

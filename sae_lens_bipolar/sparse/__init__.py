@@ -19,6 +19,7 @@ from sae_lens_bipolar.sparse.ops import (
     encode_top_k,
     encode_top_k_twice,
     row_norms,
+    search,
 )
 from sae_lens_bipolar.sparse.reconstruction import reconstruct
 
@@ -36,5 +37,6 @@ __all__ = [
     "prefer_sparse",
     "reconstruct",
     "row_norms",
+    "search",
     "set_mode",
 ]

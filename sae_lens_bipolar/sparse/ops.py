@@ -10,7 +10,6 @@ projection says so (`Projection.reading`). Under autocast the encoder's product 
 autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ def encode_top_k(
     """
     if not 1 <= k <= projection.d_sae:
         raise ConfigError(f"k is {k}; it must lie between 1 and d_sae={projection.d_sae}")
-    [(latents, u)] = _search(projection, [(None, k)], ranking, rank_scale)
+    [(latents, u)] = search(projection, [(None, k)], ranking, rank_scale)
     offsets = torch.arange(projection.x.shape[0] + 1, device=projection.x.device) * k
     support = Support(latents, offsets, projection.d_sae, projection.reading)
     return support, with_gradient(u, support, projection)
@@ -77,18 +76,17 @@ def encode_top_k_twice(
         The support, of `2 * batch` samples, and `u` at its pairs, differentiable with respect to
         the projection's tensors.
     """
-    found = _search(projection, [(None, k), (among, k_among)], ranking, rank_scale)
+    found = search(projection, [(None, k), (among, k_among)], ranking, rank_scale)
     (latents, u), (latents_among, u_among) = found
     batch = projection.x.shape[0]
     samples = torch.arange(batch + 1, device=u.device)
     offsets = torch.cat([samples[:-1] * k, batch * k + samples * k_among])
     latents = torch.cat([latents, latents_among])
     support = Support(latents, offsets, projection.d_sae, projection.reading)
-    twice = replace(projection, x=torch.cat([projection.x, projection.x]))
-    return support, with_gradient(torch.cat([u, u_among]), support, twice)
+    return support, with_gradient(torch.cat([u, u_among]), support, projection.twice())
 
 
-def _search(
+def search(
     projection: Projection,
     searches: list[tuple[torch.Tensor | None, int]],
     ranking: Ranking,

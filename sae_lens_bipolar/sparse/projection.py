@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,10 @@ class Projection:
         b_enc = None if self.b_enc is None else self.b_enc[latents]
         W_enc = self.W_enc.index_select(1, latents)
         return Projection(self.x, W_enc, b_enc, self.shift, self.reading)
+
+    def twice(self) -> "Projection":
+        """The same projection for every sample twice: the batch, then the batch again."""
+        return replace(self, x=torch.cat([self.x, self.x]))
 
 
 def tiles_of(

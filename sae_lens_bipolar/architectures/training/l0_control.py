@@ -17,7 +17,11 @@ from sae_lens_bipolar.architectures.training.l0_controller import (
     L0_RATE,
     L0Controller,
 )
-from sae_lens_bipolar.architectures.training.start import DataStartConfig, StartsFromData
+from sae_lens_bipolar.architectures.training.start import (
+    DataStartConfig,
+    StartsFromData,
+    thresholds_for_l0,
+)
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 logger = logging.getLogger(__name__)
@@ -96,26 +100,6 @@ def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING)
     require_number(l0_damping, "l0_damping", 0, maximum=10)
 
 
-def thresholds_for_l0(scores: torch.Tensor, l0: float) -> torch.Tensor:
-    """Per-latent thresholds `[d_sae]` above which `l0` latents fire on average.
-
-    Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often: in
-    `round(batch l0 / d_sae)` samples of the batch, at least one.
-
-    One sample has no quantiles, so there the latents share one threshold: the `round(l0)` latents
-    with the highest scores fire, at least one and at most all but one.
-
-    Args:
-        scores: `[batch, d_sae]`; a latent fires where its score is above its threshold.
-        l0: latents per token wanted, `0 < l0 <= d_sae`.
-    """
-    batch, d_sae = scores.shape
-    if batch == 1 and d_sae > 1:
-        return thresholds_for_l0(scores.t(), l0 / d_sae).expand(d_sae)
-    fire = min(max(round(batch * l0 / d_sae), 1), batch - 1)
-    # Half way between the last score that fires and the first that does not: on a score itself,
-    # rounding would decide which side of its threshold that sample is.
-    return scores.topk(fire + 1, dim=0).values[-2:].mean(dim=0)
 
 
 class MeetsL0Target(StartsFromData):
@@ -157,9 +141,13 @@ class MeetsL0Target(StartsFromData):
         coefficient = step_input.coefficients[steered] * factor
         coefficients = {**step_input.coefficients, steered: coefficient}
         output = super().training_forward_pass(replace(step_input, coefficients=coefficients))
-        self.l0_controller.update(output.feature_acts)
+        self.observe(output.feature_acts)
         output.metrics[f"{steered}_coefficient"] = coefficient
         return output
+
+    def observe(self, latents: torch.Tensor) -> None:
+        """Tell the controller which latents fired, `[batch, d_sae]`."""
+        self.l0_controller.update(latents)
 
     @override
     def is_fresh(self, step_input: TrainStepInput) -> bool:
@@ -171,7 +159,7 @@ class MeetsL0Target(StartsFromData):
         super().start_from(sae_in)
         if (l0 := self.cfg.first_l0) is not None:
             scores = self.gate_scores(sae_in).flatten(0, -2)
-            self.set_thresholds(thresholds_for_l0(scores, l0))
+            self.set_thresholds(thresholds_for_l0(scores, l0, self.cfg.d_sae))
         if self.cfg.l0_target is not None and not self.moves_thresholds:
             x = self.run_time_activation_norm_fn_in(self.reshape_fn_in(sae_in)).flatten(0, -2)
             lengths = (x - self.b_dec).norm(dim=-1) / x.shape[-1] ** 0.5

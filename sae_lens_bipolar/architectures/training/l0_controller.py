@@ -123,7 +123,11 @@ class L0Controller(nn.Module):
     @torch.no_grad()
     def update(self, latents: torch.Tensor) -> None:
         """Take in one batch of latents, `[batch, d_sae]`."""
-        l0 = latents.bool().float().sum(-1).mean()
+        self.take_in(latents.bool().float().sum(-1).mean())
+
+    @torch.no_grad()
+    def take_in(self, l0: torch.Tensor) -> None:
+        """Take in the L0 of one batch."""
         decay = self.DECAY * self.has_seen_data  # the first batch is the first mean
         self.mean_l0.mul_(decay).add_((1 - decay) * l0)
         self.has_seen_data.fill_(1.0)

@@ -95,3 +95,26 @@ def mean_without_sinks(x: torch.Tensor) -> torch.Tensor:
     """
     norms = x.norm(dim=-1)
     return x[norms <= SINK_RATIO * norms.median()].mean(dim=0)
+
+
+def thresholds_for_l0(scores: torch.Tensor, l0: float, d_sae: int | None = None) -> torch.Tensor:
+    """Per-latent thresholds `[d_sae]` above which `l0` latents fire on average.
+
+    Each latent gets the quantile `1 - l0 / d_sae` of its own scores, so all fire equally often: in
+    `round(batch l0 / d_sae)` samples of the batch, at least one.
+
+    One sample has no quantiles, so there the latents share one threshold: the `round(l0)` latents
+    with the highest scores fire, at least one and at most all but one.
+
+    Args:
+        scores: `[batch, d_sae]`; a latent fires where its score is above its threshold.
+        l0: latents per token wanted, `0 < l0 <= d_sae`.
+        d_sae: of the whole SAE, where `scores` are those of some of its latents.
+    """
+    batch, d_sae = len(scores), d_sae or scores.shape[1]
+    if batch == 1 and d_sae > 1:
+        return thresholds_for_l0(scores.t(), l0 / d_sae).expand(d_sae)
+    fire = min(max(round(batch * l0 / d_sae), 1), batch - 1)
+    # Half way between the last score that fires and the first that does not: on a score itself,
+    # rounding would decide which side of its threshold that sample is.
+    return scores.topk(fire + 1, dim=0).values[-2:].mean(dim=0)

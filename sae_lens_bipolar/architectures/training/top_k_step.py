@@ -68,18 +68,21 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
     def __init__(self, sae: TopKOnPairs, step_input: TrainStepInput, by_kernel: bool = False):
         super().__init__(sae, step_input, by_kernel)
         self.dead = _dead_latents(sae, step_input)
+        self.n_dead = self.count_dead()
         self.k_aux = step_input.sae_in.shape[-1] // 2
-        self.k_dead = min(self.k_aux, len(self.dead))
+        self.k_dead = min(self.k_aux, self.n_dead)
         # It saves a product for the dead latents alone, so it pays up to a larger density.
         self.finds_dead_too = self.k_dead > 0 and sparse.prefer_sparse(
-            self.k_dead / len(self.dead) / 1.5, sae.W_dec.device, sae.W_dec.dtype
+            self.k_dead / self.n_dead / 1.5, sae.W_dec.device, sae.W_dec.dtype
         )
 
-    @override
-    def encode(self, x: torch.Tensor) -> None:
+    def count_dead(self) -> int:
+        """How many latents of the SAE are dead."""
+        return len(self.dead)
+
+    def find(self) -> int:
+        """Set `support` and `u`; returns how many pairs are those of the k latents per sample."""
         sae, k = self.sae, self.sae.cfg.k
-        self.projection = input_projection(sae, x, self.by_kernel)
-        self.norm = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
         search = self.projection, k
         if self.finds_dead_too:
             self.support, self.u = sparse.encode_top_k_twice(
@@ -87,7 +90,14 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
             )
         else:
             self.support, self.u = sparse.encode_top_k(*search, sae.ranking, self.norm)
-        n_pairs = x.shape[0] * k
+        return self.projection.x.shape[0] * k
+
+    @override
+    def encode(self, x: torch.Tensor) -> None:
+        sae = self.sae
+        self.projection = input_projection(sae, x, self.by_kernel)
+        self.norm = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
+        n_pairs = self.find()
         if not sae.keeps_negative:  # except those of dead latents, as in SAELens
             self.u = torch.cat([self.u[:n_pairs].relu(), self.u[n_pairs:]])
         support, u = self.support, self.u[:n_pairs]
@@ -126,13 +136,13 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         `aux_loss_coefficient * scale * mean_b |residual - xhat_aux|^2`, with `xhat_aux` from the
         k_aux = d_in / 2 dead latents ranked first (arXiv 2406.04093, appendix A.2 and B.1).
         """
-        if not len(self.dead):
+        if not self.n_dead:
             return None  # SAELens's own gives 0, or says why there can be none
         sae = self.sae
         recons = self._decode_dead() if self.recons_of_dead is None else self.recons_of_dead
         residual = (step_input.sae_in - sae_out).detach()
         loss = (sae.reshape_fn_out(recons, sae.d_head) - residual).pow(2).sum(dim=-1).mean()
-        scale = min(len(self.dead) / self.k_aux, 1.0)
+        scale = min(self.n_dead / self.k_aux, 1.0)
         return {"auxiliary_reconstruction_loss": sae.cfg.aux_loss_coefficient * scale * loss}
 
     def _decode_dead(self) -> torch.Tensor:

@@ -1,0 +1,110 @@
+"""How a run's processes come together, and how they end: one message, whatever ends them."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from sae_lens_bipolar.errors import BipolarError, RankError
+from sae_lens_bipolar.files.names import PROGRESS
+from sae_lens_bipolar.runs.checkpoints import latest_checkpoint
+from sae_lens_bipolar.runs.directory import differences
+from sae_lens_bipolar.runs.distributed.ranks import Ranks
+from sae_lens_bipolar.runs.interrupts import Stopped
+
+_WAITS = timedelta(minutes=30)  # for the slowest rank, which may be loading a language model
+_SAME = ("sae-lens-bipolar", "sae-lens", "transformer-lens", "torch")  # versions
+_EXIT = 2
+
+
+@contextmanager
+def joined(device: str, config: Mapping[str, Any], run_dir: Path) -> Iterator[Ranks]:
+    """The ranks of this run, whose processes have found each other and agree.
+
+    However the block ends, one rank says why, and the others end without a word.
+
+    Args:
+        device: of the run; with "cuda" each rank has the GPU of its `LOCAL_RANK`.
+        config: what must be the same on all ranks, beside the versions.
+        run_dir: where the message looks for a checkpoint to go on from.
+
+    Raises:
+        RankError: if ranks differ, or one of them has ended.
+        SystemExit: on a rank that is not the first to end.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, rank, size = next(iter(dist.rendezvous("env://", timeout=_WAITS)))
+    if rank:
+        logging.getLogger().setLevel(logging.ERROR)  # every line would come once per rank
+    with _one_voice(store, run_dir):
+        _require_agreement(store, rank, size, config)
+        backend = "nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("ranks", store),
+            rank=rank,
+            world_size=size,
+            timeout=_WAITS,
+        )
+        yield Ranks(rank, size, init_device_mesh(kind, (size,)))
+        dist.destroy_process_group()
+
+
+def _require_agreement(store: dist.Store, rank: int, size: int, config: Mapping[str, Any]) -> None:
+    """Raise `RankError`, on every rank, if configuration or versions are not the same on all."""
+    said = {"config": config, "versions": {name: version(name) for name in _SAME}}
+    store.set(f"said{rank}", json.dumps(said, default=str))
+    first = json.loads(store.get("said0"))
+    for other in range(1, size):
+        found = list(differences(first, json.loads(store.get(f"said{other}"))))
+        if found:
+            fields = "; ".join(f"{key}: {a!r} and {b!r}" for key, a, b in found)
+            raise RankError(
+                f"ranks 0 and {other} do not agree ({fields}): start all ranks with one command, "
+                "in equal environments"
+            )
+
+
+@contextmanager
+def _one_voice(store: dist.Store, run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except (BipolarError, Stopped) as error:
+        if _is_first_to_end(store):
+            raise
+        raise SystemExit(getattr(error, "exit_code", _EXIT)) from None
+    except RuntimeError as error:
+        if not _is_of_ranks(error):
+            raise
+        if not _is_first_to_end(store):
+            raise SystemExit(_EXIT) from None
+        newest = latest_checkpoint(run_dir / PROGRESS)
+        kept = f"the last whole checkpoint is {newest}" if newest else "nothing was saved before"
+        raise RankError(
+            f"another rank of this run has ended, so training cannot go on; {kept}. The launcher's "
+            "report names the rank; the same command continues, on any number of ranks "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+def _is_first_to_end(store: dist.Store) -> bool:
+    try:
+        return store.add("ended", 1) == 1
+    except Exception:  # the store ended with its process
+        return True
+
+
+def _is_of_ranks(error: RuntimeError) -> bool:
+    """Whether a collective failed since another rank is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

@@ -73,6 +73,10 @@ class Sharded(TrainingSAE[Any]):
         return act_times_W_dec(feature_acts, self.W_dec, rescales)
 
     @override
+    def _apply(self, *args: Any, **kwargs: Any) -> "Sharded":
+        return self  # SAELens's trainer asks for the device that the SAE is on already
+
+    @override
     @torch.no_grad()
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
         with self.on_own_latents():

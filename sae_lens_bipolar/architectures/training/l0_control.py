@@ -100,8 +100,6 @@ def require_l0_control(l0_rate: float = L0_RATE, l0_damping: float = L0_DAMPING)
     require_number(l0_damping, "l0_damping", 0, maximum=10)
 
 
-
-
 class MeetsL0Target(StartsFromData):
     """Mixin of training SAEs with thresholds: start from the first batch, then steer lambda.
 

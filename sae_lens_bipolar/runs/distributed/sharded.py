@@ -16,7 +16,8 @@ from sae_lens.saes.topk_sae import act_times_W_dec
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from sae_lens_bipolar.architectures.training.on_pairs import StepOnPairs
+from sae_lens_bipolar import sparse
+from sae_lens_bipolar.architectures.training.on_pairs import StepOnPairs, TrainsOnPairs
 from sae_lens_bipolar.runs.distributed.ranks import Ranks
 
 
@@ -87,6 +88,16 @@ class Sharded(TrainingSAE[Any]):
     def fold_activation_whitening(self, *args: Any, **kwargs: Any) -> None:
         with self.on_own_latents():
             super().fold_activation_whitening(*args, **kwargs)
+
+
+class ShardedOnPairs(Sharded, TrainsOnPairs):
+    """Mixin of those that train on active pairs: by torch's operations, and all ranks alike."""
+
+    @override
+    def _arithmetic(self, sae_in: torch.Tensor) -> sparse.Arithmetic:
+        # It is chosen by sizes, among them this rank's number of latents, which may differ.
+        (n_sparse,) = self.ranks.total_of(super()._arithmetic(sae_in) != "dense")
+        return "sparse" if n_sparse == self.ranks.size else "dense"
 
 
 def _give(ranks: Ranks, tensor: DTensor, leaf: torch.Tensor) -> None:

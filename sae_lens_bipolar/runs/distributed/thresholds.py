@@ -10,7 +10,7 @@ from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAE
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAE
 from sae_lens_bipolar.architectures.training.gated_step import DenseGated, GatedOnPairs
 from sae_lens_bipolar.architectures.training.l0_control import MeetsL0Target
-from sae_lens_bipolar.runs.distributed.sharded import Sharded
+from sae_lens_bipolar.runs.distributed.sharded import Sharded, ShardedOnPairs
 
 
 class ShardedWithTarget(Sharded, MeetsL0Target):
@@ -22,7 +22,7 @@ class ShardedWithTarget(Sharded, MeetsL0Target):
         self.l0_controller.take_in(self.ranks.total(own))
 
 
-class ShardedGated(ShardedWithTarget, GatedOnPairs):
+class ShardedGated(ShardedWithTarget, ShardedOnPairs, GatedOnPairs):
     """Mixin of the gated SAEs: the sparsity term and the auxiliary reconstruction are sums."""
 
     @override

@@ -24,7 +24,7 @@ from sae_lens_bipolar.architectures.training.top_k_step import TopKOnPairs, TopK
 from sae_lens_bipolar.architectures.unrolled_abstopk import UnrolledAbsTopKTrainingSAE
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.runs.distributed.ranks import Ranks
-from sae_lens_bipolar.runs.distributed.sharded import Sharded
+from sae_lens_bipolar.runs.distributed.sharded import Sharded, ShardedOnPairs
 from sae_lens_bipolar.sparse.pairs import Support
 from sae_lens_bipolar.sparse.projection import with_gradient
 
@@ -182,12 +182,12 @@ class ShardedTopKStep(TopKStep):
         return super().losses(step_input, sae_out) if self.finds_dead_too else None
 
 
-class ShardedTopKOnPairs(ShardedTopK, TopKOnPairs):
+class ShardedTopKOnPairs(ShardedTopK, ShardedOnPairs, TopKOnPairs):
     """Mixin of those that train on active pairs."""
 
     @override
-    def new_step(self, step_input: TrainStepInput) -> TopKStep:
-        return ShardedTopKStep(self, step_input)
+    def new_step(self, step_input: TrainStepInput, by_kernel: bool) -> TopKStep:
+        return ShardedTopKStep(self, step_input, by_kernel)
 
 
 class ShardedAbsTopK(ShardedTopKOnPairs, AbsTopKTrainingSAE):

@@ -6,6 +6,7 @@ gave the best R^2 in a small search. Both train in shared forward passes.
 
     results/defaults.json   one row per SAE: L0, R^2, dead and two-sided latents, and the bars
     results/defaults.md     the table
+    report/defaults.png     the same as a figure, with a CSV of what it shows
 
     python -m recipes.defaults.table --output runs/defaults
     python -m recipes.defaults.table --output runs/defaults --hooks hook_mlp_out --l0 32
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.arguments import command, parse
+from recipes.defaults.figure import draw
 from sae_lens_bipolar import ARCHITECTURES
 from sae_lens_bipolar.files.atomic import write_json, write_text
+from sae_lens_bipolar.reports import drawing
+from sae_lens_bipolar.runs.directory import start_run
 from sae_lens_bipolar.runs.sweep import run_sweep
 from sae_lens_bipolar.runs.sweep_config import SweepConfig, SweepSAE
 
@@ -46,14 +50,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=100_000, help="training tokens")
     parser.add_argument("--names", nargs="+", help="architectures; all if not given")
     options = parse(parser, argv)
+    drawing.require_matplotlib()  # now rather than after the training
+    asked = {key: getattr(options, key) for key in ("hooks", "layer", "l0", "tokens", "names")}
+    start_run(options.output, {**asked, "seed": SweepConfig.seed}, options.command)
     rows = []
     for hook in options.hooks:
         saes = contestants(f"blocks.{options.layer}.{hook}", options.l0, options.names)
         config = SweepConfig(training_tokens=options.tokens, loss_sequences=1)
-        rows += run_sweep(config, saes, options.output / hook)
+        rows += run_sweep(config, saes, options.output / "cells" / hook)
     judged = judge(rows, options.l0)
     write_json(options.output / "results/defaults.json", judged)
     write_text(options.output / "results/defaults.md", markdown(judged))
+    draw(judged, options.l0, L0_OFF, DEAD, options.output / "report")
     print(markdown(judged))
 
 

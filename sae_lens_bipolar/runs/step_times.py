@@ -130,11 +130,11 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(shape.batch, shape.d_in, generator=generator) for _ in range(2)]
     batches = [x.to(device) for x in batches]
-    times: dict[str, list[float]] = {name: [] for name in names}
-    made: dict[str, Step] = {}
+    times: dict[Arithmetic, list[float]] = {name: [] for name in names}
+    made: dict[Arithmetic, Step] = {}
     with products_in(precision) as autocast:
         for i in range(WARM_UP + steps):
-            for name in [name for name in names if name in times]:
+            for name in list(times):  # those that have run so far
                 try:
                     with sparse.mode(name):
                         if name not in made:
@@ -146,7 +146,9 @@ def measure(
                     say(f"{name} does not run here: {why}")
                     del times[name]
                     made.pop(name, None)
-    medians = {name: statistics.median(values[WARM_UP:]) for name, values in times.items()}
+    medians: dict[str, float] = {
+        name: statistics.median(values[WARM_UP:]) for name, values in times.items()
+    }
     if "dense" not in medians:
         return None
     return Row(precision, shape.d_in, shape.d_sae, shape.k, shape.batch, medians)

@@ -27,7 +27,11 @@ def test_fields_that_are_not_allowed(field: str, value: object) -> None:
 
 def test_the_mixing_buffer_holds_a_step() -> None:
     """SAELens raises it only in training, once the model is loaded."""
-    few = {"context_size": 128, "n_batches_in_buffer": 4, "train_batch_size_tokens": 512}
+    few: dict[str, Any] = {
+        "context_size": 128,
+        "n_batches_in_buffer": 4,
+        "train_batch_size_tokens": 512,
+    }
     SweepConfig(**few)
     message = r"n_batches_in_buffer=4 .* train_batch_size_tokens=513; give at least 5, or"
     with pytest.raises(ConfigError, match=message):

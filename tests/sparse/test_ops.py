@@ -190,8 +190,9 @@ def test_gradcheck() -> None:
     )
 
     def step(*tensors: torch.Tensor) -> torch.Tensor:
-        support, values = encode_top_k(Projection(*tensors[:3]), 3)
-        return decode(support, values, tensors[3])
+        x, W_enc, b_enc, W_dec = tensors
+        support, values = encode_top_k(Projection(x, W_enc, b_enc), 3)
+        return decode(support, values, W_dec)
 
     assert torch.autograd.gradcheck(step, (x, W_enc, b_enc, W_dec))
 

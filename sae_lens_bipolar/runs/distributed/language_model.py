@@ -1,5 +1,6 @@
 """The language model in parallel: each rank runs its part of every batch of sequences."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,14 +21,16 @@ def share_language_model(store: ActivationsStore, ranks: Ranks) -> None:
 
 @torch.no_grad()
 def _shared(
-    store: ActivationsStore, alone: object, ranks: Ranks, batch_tokens: torch.Tensor
+    store: ActivationsStore,
+    alone: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    ranks: Ranks,
+    batch_tokens: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """SAELens's `get_multi_hook_activations`: by hook, `[sequences, positions, d_in]`."""
     n = len(batch_tokens)
     mine = batch_tokens[ranks.own(n)]
-    assert callable(alone)
     # A rank without a sequence runs the first, to know shapes and dtype, and gives none of it.
-    found: dict[str, torch.Tensor] = alone(mine if len(mine) else batch_tokens[:1])
+    found = alone(mine if len(mine) else batch_tokens[:1])
     return {
         hook: ranks.gather_uneven(part[: len(mine)].to(store.device), 0, n)
         for hook, part in found.items()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from sae_lens_bipolar.errors import BipolarError, RankError
 from sae_lens_bipolar.files.names import PROGRESS
@@ -44,7 +46,7 @@ def joined(device: str, config: Mapping[str, Any], run_dir: Path) -> Iterator[Ra
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, rank, size = next(iter(dist.rendezvous("env://", timeout=_WAITS)))
+    store, rank, size = next(iter(rendezvous("env://", timeout=_WAITS)))
     if rank:
         logging.getLogger().setLevel(logging.ERROR)  # every line would come once per rank
     with _one_voice(store, run_dir):
@@ -52,7 +54,7 @@ def joined(device: str, config: Mapping[str, Any], run_dir: Path) -> Iterator[Ra
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("ranks", store),
+            store=PrefixStore("ranks", store),
             rank=rank,
             world_size=size,
             timeout=_WAITS,
@@ -61,7 +63,7 @@ def joined(device: str, config: Mapping[str, Any], run_dir: Path) -> Iterator[Ra
         dist.destroy_process_group()
 
 
-def _require_agreement(store: dist.Store, rank: int, size: int, config: Mapping[str, Any]) -> None:
+def _require_agreement(store: Store, rank: int, size: int, config: Mapping[str, Any]) -> None:
     """Raise `RankError`, on every rank, if configuration or versions are not the same on all."""
     said = {"config": config, "versions": {name: version(name) for name in _SAME}}
     store.set(f"said{rank}", json.dumps(said, default=str))
@@ -77,7 +79,7 @@ def _require_agreement(store: dist.Store, rank: int, size: int, config: Mapping[
 
 
 @contextmanager
-def _one_voice(store: dist.Store, run_dir: Path) -> Iterator[None]:
+def _one_voice(store: Store, run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (BipolarError, Stopped) as error:
@@ -98,7 +100,7 @@ def _one_voice(store: dist.Store, run_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_first_to_end(store: dist.Store) -> bool:
+def _is_first_to_end(store: Store) -> bool:
     try:
         return store.add("ended", 1) == 1
     except Exception:  # the store ended with its process

@@ -37,12 +37,13 @@ class Sharded(TrainingSAE[Any]):
         for name, tensor in {**self._parameters, **self._buffers}.items():
             if isinstance(tensor, DTensor):
                 own[name] = self._leaf_of(tensor)
-        self.__dict__.update(own)  # found before `_parameters`
+        attributes: dict[str, Any] = vars(self)  # found before `_parameters`
+        attributes.update(own)
         try:
             yield
         finally:
             for name in own:
-                del self.__dict__[name]
+                del attributes[name]
 
     def _leaf_of(self, tensor: DTensor) -> torch.Tensor:
         """This rank's part as a leaf, whose gradient becomes the DTensor's when it is complete."""

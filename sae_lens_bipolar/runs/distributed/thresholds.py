@@ -56,7 +56,7 @@ class ShardedGated(ShardedWithTarget, ShardedOnPairs, GatedOnPairs):
         return super().calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
 
 
-class ShardedSignAwareGated(ShardedGated, SignAwareGatedTrainingSAE):
+class ShardedSignAwareGated(ShardedGated, SignAwareGatedTrainingSAE):  # type: ignore[misc]
     """`sign_aware_gated` on one rank."""
 
 
@@ -78,7 +78,7 @@ class ShardedGatedL0(ShardedGated, GatedL0TrainingSAE):
         return DenseGated.calculate_aux_loss(self, step_input, feature_acts, u, sae_out)  # type: ignore[arg-type]
 
 
-class ShardedBiJumpReLU(ShardedWithTarget, BiJumpReLUTrainingSAE):
+class ShardedBiJumpReLU(ShardedWithTarget, BiJumpReLUTrainingSAE):  # type: ignore[misc]
     """`bi_jumprelu` on one rank."""
 
     @override

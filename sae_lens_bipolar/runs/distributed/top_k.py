@@ -198,7 +198,7 @@ class ShardedSparseTopK(ShardedTopKOnPairs, SparseTopKTrainingSAE):
     """`sparse_topk` on one rank."""
 
 
-class ShardedBiTopK(ShardedTopK, BiTopKTrainingSAE):
+class ShardedBiTopK(ShardedTopK, BiTopKTrainingSAE):  # type: ignore[misc]
     """`bi_topk` on one rank."""
 
     @override
@@ -212,7 +212,7 @@ class ShardedBiTopK(ShardedTopK, BiTopKTrainingSAE):
         return fold_sides(chosen)
 
 
-class ShardedUnrolledAbsTopK(ShardedTopK, UnrolledAbsTopKTrainingSAE):
+class ShardedUnrolledAbsTopK(ShardedTopK, UnrolledAbsTopKTrainingSAE):  # type: ignore[misc]
     """`unrolled_abstopk` on one rank: every step of its encoder sees the whole reconstruction."""
 
     @override
@@ -237,7 +237,7 @@ class ShardedMatryoshka(ShardedBatchAbsTopK, MatryoshkaBatchAbsTopKTrainingSAE):
     """`matryoshka_batch_abstopk` on one rank: prefixes of all latents, shared out like them."""
 
     @override
-    def _iterable_decode(
+    def _iterable_decode(  # type: ignore[override]
         self, feature_acts: torch.Tensor, include_outer_loss: bool = False
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """SAELens's generator of that name: (width, reconstruction from the prefix) by level."""

@@ -115,6 +115,7 @@ def traffic_of_training(ranks: Ranks, d_in: int, d_sae: int, batch: int, k: int)
     trainer = make_trainer(AbsTopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=k), 12, window=99)
     shard(trainer, ranks)
     x = torch.randn(batch, d_in, generator=torch.Generator().manual_seed(1))
+    start = 0
     for step in range(12):
         if step == 2:  # the first steps also connect the ranks
             ranks.total_of(0)

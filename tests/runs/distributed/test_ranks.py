@@ -16,7 +16,7 @@ def exchange(ranks: Ranks) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(5, D_SAE, generator=generator)
     own = scores[:, ranks.own(D_SAE)]
-    found: dict[str, Any] = {k: ranks.largest(own, k) for k in (1, 3, 7, D_SAE)}
+    found: dict[Any, Any] = {k: ranks.largest(own, k) for k in (1, 3, 7, D_SAE)}
     found["ties"] = ranks.largest(torch.ones_like(own), 6)
     found["whole"] = ranks.gather_uneven(own, 1, D_SAE)
     weight = torch.full((), float(ranks.rank + 1), requires_grad=True)

@@ -164,3 +164,25 @@ def test_lambda_starts_in_proportion_to_the_activations(length: float) -> None:
     assert sae.l0_controller.scale.item() == pytest.approx(length * expected, rel=0.05)
     drift = sae.l0_controller.factor() / sae.l0_controller.scale.item()
     assert 0.1 < drift < 10  # the rest is the controller's
+
+
+def test_without_a_target_nothing_is_steered() -> None:
+    torch.manual_seed(0)
+    cfg = SignAwareGatedTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, l1_coefficient=0.5)
+    sae = SignAwareGatedTrainingSAE(cfg)
+    x = 40 * torch.randn(BATCH, D_IN)
+    for step in range(3):
+        output = sae.training_forward_pass(TrainStepInput(x, {"l1": 0.5}, None, step, False))
+        assert output.metrics["l1_coefficient"] == 0.5
+    assert sae.l0_controller.threshold_scale() == 1.0
+    sae.l0_controller.multiplier.fill_(3.0)  # of a checkpoint whose run had one
+    sae.l0_controller.scale.fill_(2.0)
+    assert sae.l0_controller.factor() == 6.0
+
+
+@pytest.mark.parametrize(("l0", "scale"), [(4, 1.0), (6, 1.025), (2, 0.975), (16, 1.05)])
+def test_thresholds_follow_the_excess(l0: int, scale: float) -> None:
+    control = L0Controller(4.0)
+    assert control.threshold_scale() == 1.0  # nothing seen yet
+    control.update((torch.arange(16) < l0).expand(3, 16))
+    assert control.threshold_scale() == pytest.approx(scale)

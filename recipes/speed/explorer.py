@@ -102,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = read_json(file) if file.exists() else {}
     if options.sae:  # first: the peak of memory is the process's
         found["build"] = time_build(options.sae, options.tokens, options.output / "build")
+        write_json(file, found)
     folder = options.output / "site"
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
@@ -156,7 +157,7 @@ def time_page(folder: Path, latents: int, repeats: int) -> dict[str, Any]:
             page = browser.new_page()
             page.set_default_timeout(120_000)
             page.add_init_script(_WATCH)
-            page.goto((folder / "index.html").as_uri(), wait_until="commit")
+            page.goto((folder.resolve() / "index.html").as_uri(), wait_until="commit")
             times["first_rows"].append(page.evaluate("window.readyAt"))
             times["first_paint"].append(page.evaluate(_PAINTED))
             page.fill("#search", f" word{number}")

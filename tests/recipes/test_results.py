@@ -23,7 +23,7 @@ REPORTS: dict[str, Callable[[Path], str]] = {
     "sagsae/census": census_verdicts.report,
     "sagsae/toys": toys.report,
 }
-RUNS = [*REPORTS, "speed/training_step"]
+RUNS = [*REPORTS, "speed/training_step", "speed/explorer"]
 
 
 def test_every_verdict_file_has_its_report_tested() -> None:

@@ -34,8 +34,7 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -58,20 +57,7 @@ from recipes.speed.report import draw, line_of_comparison, lines_of_memory
 from sae_lens_bipolar.files.atomic import write_json, write_text
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
 from sae_lens_bipolar.files.outputs import claim_output
-
-
-def seconds(work: Callable[[], Any], device: str) -> float:
-    """How long `work` takes; on CUDA between two events on the stream."""
-    if torch.device(device).type != "cuda":
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1000
+from sae_lens_bipolar.runs.step_times import seconds
 
 
 def summary(values: list[float]) -> dict[str, float]:

@@ -77,11 +77,7 @@ RUNNER = {
     "activations_mixing_fraction": Decision("options.activations_mixing_fraction"),
     "exclude_special_tokens": Decision("options.exclude_special_tokens"),
     "n_batches_for_norm_estimate": Decision("options.n_batches_for_norm_estimate"),
-    "prefetch_llm_batches": _refused(
-        False,
-        "a thread that reads ahead leaves no place from which a stopped run could continue with "
-        "the same batches; leave it out",
-    ),
+    "prefetch_llm_batches": Decision("options.prefetch_llm_batches"),
     # devices and arithmetic
     "device": Decision("sweep.device"),
     "llm_device": Decision("options.llm_device"),

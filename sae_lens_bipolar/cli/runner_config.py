@@ -16,7 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import DTYPE_MAP
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
@@ -35,6 +34,7 @@ from sae_lens_bipolar.errors import (
     require_number,
 )
 from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.runs.devices import require_device
 from sae_lens_bipolar.runs.finetuning import finetuning_config, training_architecture
 
 _AT_LEAST_ONE = (
@@ -145,15 +145,7 @@ def check_runner(cfg: LanguageModelSAERunnerConfig[TrainingSAEConfig]) -> None:
     require_choice(cfg.lr_scheduler_name, _SCHEDULERS, "lr_scheduler_name")
     require_choice(cfg.dtype, tuple(DTYPE_MAP), "dtype")
     for name in ("device", "llm_device", "act_store_device"):
-        _require_device(getattr(cfg, name), name)
-
-
-def _require_device(value: str | None, field: str) -> None:
-    try:
-        torch.empty(0, device=value)
-    except (AssertionError, RuntimeError) as error:  # an unknown name, or no such hardware here
-        said = str(error).splitlines()[0]
-        raise ConfigError(f"{field}={value!r} is not allowed on this machine: {said}") from None
+        require_device(getattr(cfg, name), name)
 
 
 def _last(flags: Sequence[str], *names: str) -> str | None:

@@ -102,7 +102,7 @@ SENTENCES: Mapping[str, str] = {
     "sequence_separator_token": "token between two documents of a Hub data set",
     "use_cached_activations": "refused: activations are computed while training",
     "cached_activations_path": "refused: activations are computed while training",
-    "prefetch_llm_batches": "refused: a stopped run could not go on with the same batches",
+    "prefetch_llm_batches": "batches that a thread computes ahead, while the SAE trains",
     "llm_compilation_mode": "mode of torch.compile for the language model",
     "compile_sae": "refused: sparse steps are faster than compiled dense ones",
     "sae_compilation_mode": "refused: sparse steps are faster than compiled dense ones",

@@ -8,7 +8,8 @@ run that ends where an uninterrupted one ends.
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Sized
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,55 +22,21 @@ from sae_lens.multi_sae_training_runner import (
     MultiSAETrainingRunnerConfig,
 )
 from sae_lens.saes.sae import TrainingSAE, TrainStepOutput
-from sae_lens.training.activations_store import ActivationsStore
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from sae_lens.training.sae_trainer import SAETrainer
 from transformer_lens import HookedTransformer
 from typing_extensions import override
 
-from sae_lens_bipolar.errors import ActivationError, TrainingError
+from sae_lens_bipolar.errors import ConfigError, TrainingError
 from sae_lens_bipolar.evaluation.averages import mean_nmse
 from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk, read_json, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, METRICS_FILE, PROGRESS, SAE_CONFIG
+from sae_lens_bipolar.runs.batches import RestartableBatches
 from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
 from sae_lens_bipolar.runs.demands import require_rows, require_widths
+from sae_lens_bipolar.runs.devices import follow, read_copies
 from sae_lens_bipolar.runs.directory import append_metrics, read_metrics, truncate_metrics
-
-
-class RestartableBatches:
-    """The activation store's batches, `{hook_name: [batch, d_in]}`, restartable at a row.
-
-    SAELens's mixing buffer and random state are in no checkpoint, so a resumed run would see other
-    batches. Here the buffer is emptied and the generator seeded anew at every checkpoint, in an
-    uninterrupted run too: the state of the stream is then the number of rows read, which
-    SAELens saves. The price is one buffer of tokens per checkpoint.
-
-    Raises:
-        ActivationError: if a batch holds NaN or infinite values; names the hook and the batch.
-    """
-
-    def __init__(self, store: ActivationsStore, seed: int):
-        self._store, self._seed, self._served = store, seed, 0
-        self.restart()
-
-    def restart(self) -> None:
-        torch.manual_seed(self._seed + self._store.n_dataset_processed)
-        self._batches = self._store.get_multi_hook_data_loader()
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self
-
-    def __next__(self) -> dict[str, torch.Tensor]:
-        batches = next(self._batches)
-        for hook_name, batch in batches.items():
-            if not torch.isfinite(batch).all():
-                raise ActivationError(
-                    f"activations at {hook_name} are NaN or infinite in training batch "
-                    f"{self._served}; run the language model in float32 or bfloat16"
-                )
-        self._served += 1
-        return batches
 
 
 class RunDirectoryRunner(MultiSAETrainingRunner):
@@ -88,7 +55,8 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
     Raises:
         ModelError: if the model has no such hook.
-        ConfigError: if an SAE's `d_in` is not the width of the hook.
+        ConfigError: if an SAE's `d_in` is not the width of the hook, or batches are computed ahead
+            of a run that logs to wandb.
         DataError: if the data set is too short for `training_tokens`.
     """
 
@@ -110,6 +78,13 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         cfg.checkpoint_path = str(run_dir / PROGRESS)
         cfg.output_path = None  # written by `run`, whole or not at all
         cfg.logger.log_to_wandb = cfg.logger.log_to_wandb and bool(cfg.logger.wandb_project)
+        # A thread of SAELens's would read past checkpoints; see `RestartableBatches`.
+        self.ahead, cfg.prefetch_llm_batches = int(cfg.prefetch_llm_batches), False
+        if self.ahead and cfg.logger.log_to_wandb:
+            raise ConfigError(
+                f"prefetch_llm_batches={self.ahead} is not allowed with log_to_wandb: SAELens's "
+                "evaluations read the same text; leave one of them out"
+            )
         self.run_dir, self.log_every, self.keep = run_dir, log_every, keep
         self.seconds = dict.fromkeys(cfg.saes, 0.0)
         torch.manual_seed(cfg.seed)  # the initial weights
@@ -159,14 +134,28 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         for single in trainer.trainers.values():
             single.n_training_steps = steps
         trainer.checkpoint_thresholds = [t for t in trainer.checkpoint_thresholds if t >= done]
-        self.batches = RestartableBatches(self.activations_store, self.cfg.seed)
-        trainer.data_provider = self.batches
+        self.batches = trainer.data_provider = RestartableBatches(
+            self.activations_store,
+            self.cfg.seed,
+            read_copies(trainer, self.activations_store.device),
+            self.ahead,
+            partial(self._steps_left, trainer),
+        )
         for name, single in trainer.trainers.items():
+            follow(single)
             self._watch(name, single)
         trainer._update_pbar = partial(_show, trainer)  # type: ignore[method-assign]
-        saes = trainer.fit()
+        with closing(self.batches):
+            saes = trainer.fit()
         self._finish(saes, trainer)
         return saes
+
+    def _steps_left(self, trainer: MultiSAETrainer) -> int:
+        """Steps from the next one on to that after which batches begin anew, or the run ends."""
+        done, batch = trainer.n_training_samples, self.cfg.train_batch_size_tokens
+        to_end = -(-(self.cfg.training_tokens - done) // batch)
+        to_save = [(t - done) // batch + 1 for t in trainer.checkpoint_thresholds[:1]]
+        return max(1, min([to_end, *to_save]))
 
     def _finish(self, saes: dict[str, TrainingSAE[Any]], trainer: MultiSAETrainer) -> None:
         """Save the trained SAEs, whole or not at all."""

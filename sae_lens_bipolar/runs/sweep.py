@@ -23,6 +23,7 @@ from sae_lens_bipolar.files.names import CHECKPOINTS, PROGRESS, SUMMARY
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.runs.assets import Assets, load_assets
 from sae_lens_bipolar.runs.checkpoints import remove_checkpoints
+from sae_lens_bipolar.runs.devices import require_device, stays
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
 from sae_lens_bipolar.runs.finetuning import begin
 from sae_lens_bipolar.runs.measuring import measure_run, require_measured
@@ -47,7 +48,8 @@ def run_sweep(
         `mse_loss` over the last 5% of the logged steps), and the SAE's tags.
 
     Raises:
-        ConfigError: if there is no SAE, or `run_dir` holds a sweep with another configuration.
+        ConfigError: if there is no SAE, this machine lacks a device, or `run_dir` holds a sweep
+            with another configuration.
         ModelError: if the model has no such hook.
         LockError: if another process works in `run_dir`; names it.
         RankError: if another rank ended, or is not set up like this one.
@@ -61,6 +63,11 @@ def run_sweep(
     from sae_lens_bipolar.runs.distributed.runner import DistributedRunner
 
     with joined(config.device, resolved, run_dir) as ranks:
+        if config.sae_devices:
+            raise ConfigError(
+                f"sae_devices={list(config.sae_devices)} is not allowed on several ranks, which "
+                "share every SAE: start one process, or leave it out"
+            )
         trains = ranks.is_first and not (run_dir / CHECKPOINTS).exists()
         (trains,) = ranks.total_of(trains)
         on_ranks = partial(DistributedRunner, ranks)
@@ -89,6 +96,8 @@ def _run(
     require_same_run(run_dir, resolved)
     with lock_run(run_dir):
         if not (run_dir / SUMMARY).exists():
+            for device in config.sae_devices:
+                require_device(device, "sae_devices")
             assets = load_assets(config, saes)
             start_run(run_dir, resolved, command_line())
             train_and_measure(config, saes, assets, run_dir, runner)
@@ -127,7 +136,7 @@ def _train(
         assets.model,
         assets.tokens.train,
         repeat=config.repeat,
-        saes=_started(cfg, saes),
+        saes=_started(cfg, saes, bool(config.sae_devices)),
         keep=None if keep is None else Path(keep).expanduser(),
     )
     with sparse.mode(config.arithmetic):  # type: ignore[arg-type]
@@ -135,15 +144,17 @@ def _train(
 
 
 def _started(
-    cfg: MultiSAETrainingRunnerConfig, saes: Mapping[str, SweepSAE]
+    cfg: MultiSAETrainingRunnerConfig, saes: Mapping[str, SweepSAE], placed: bool
 ) -> dict[str, TrainingSAE[Any]] | None:
-    """The SAEs to train, if any begins with one on disk; otherwise None, and SAELens makes them."""
-    if all(sae.start is None for sae in saes.values()):
+    """The SAEs to train, if any begins with one on disk, or each has its device; otherwise None,
+    and SAELens makes them."""
+    if all(sae.start is None for sae in saes.values()) and not placed:
         return None
     torch.manual_seed(cfg.seed)
-    return {
+    found = {
         name: get_sae_training_class(cfg.saes[name].architecture())[0](cfg.saes[name])
         if sae.start is None
         else begin(sae.start, cfg.saes[name])
         for name, sae in saes.items()
     }
+    return {name: stays(sae) for name, sae in found.items()} if placed else found

@@ -1,6 +1,6 @@
 """The configuration of a sweep and of its SAEs, and what SAELens's own runner is given for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 from sae_lens_bipolar.inputs.models import BUNDLED, DEFAULT_MODEL
 from sae_lens_bipolar.inputs.trained_on import BUNDLED_MODEL, recorded_name
 from sae_lens_bipolar.runs.demands import hook_width
+from sae_lens_bipolar.runs.devices import dealt
 from sae_lens_bipolar.runs.finetuning import Start
 
 # What `SweepConfig.options` may hold.
@@ -23,7 +24,7 @@ _SET_HERE = (
     *("lr_decay_steps", "n_checkpoints", "dead_feature_window", "seed"),
     *("checkpoint_path", "output_path", "resume_from_checkpoint", "evaluator"),
     *("sae_lens_version", "sae_lens_training_version", "_hook_names_per_sae"),
-    *("_hook_head_indices_per_sae", "prefetch_llm_batches", "model_class_name", "model_kwargs"),
+    *("_hook_head_indices_per_sae", "model_class_name", "model_kwargs"),
 )
 _OPTIONS = {f.name for f in fields(MultiSAETrainingRunnerConfig)} - {*_SET_HERE} | {
     "is_dataset_tokenized"  # of the data set, read by `streams`
@@ -57,6 +58,7 @@ class SweepConfig:
     loss_sequences: int = 24  # of these, how many the loss is measured on
     arithmetic: str = "auto"  # "sparse", "dense" (SAELens's own), or "auto": by density
     device: str = "cpu"  # of the language model and the SAEs
+    sae_devices: Sequence[str] = ()  # dealt to the SAEs in turn; empty: `device` has them all
     llm_dtype: str = "float32"  # of the language model; SAEs are float32
     seed: int = 0  # of weights, data order and the held-out split
     dead_feature_window: int | None = None  # steps without firing that make a latent dead; `window`
@@ -79,6 +81,11 @@ class SweepConfig:
             require_number(getattr(self, name), name, minimum=0)
         require_number(self.seed, "seed", 0, 2**32 - 1)
         require_number(self.lr, "lr", 0, exclusive=True)
+        if isinstance(self.sae_devices, str):
+            raise ConfigError(
+                f"sae_devices={self.sae_devices!r} is not allowed: give a list of devices, "
+                f"[{self.sae_devices!r}]"
+            )
         require_choice(self.arithmetic, ("auto", "sparse", "dense"), "arithmetic")
         require_choice(self.reading, ("drawn", "stream", "stored"), "reading")
         if unknown := set(self.options) - _OPTIONS:
@@ -105,10 +112,10 @@ class SweepConfig:
         return self.dead_feature_window or min(max(steps // 10, 10), 1000)
 
     def record(self) -> dict[str, Any]:
-        """The fields for `config.yaml`; of the last five only those that are given."""
-        given = asdict(self)
+        """The fields for `config.yaml`; of those that came later only what is given."""
+        given = {**asdict(self), "sae_devices": list(self.sae_devices)}
         late = {"reading": "drawn", "repeat": False, "keep_checkpoints": None, "options": {}}
-        late |= {"text_column": None, "dead_feature_window": None}
+        late |= {"text_column": None, "dead_feature_window": None, "sae_devices": []}
         return {key: value for key, value in given.items() if late.get(key, ...) != value}
 
 
@@ -151,8 +158,9 @@ def runner_config(
         name: sae.config(d_in=hook_width(model, sae.hook_name, sae.head))
         for name, sae in saes.items()
     }
-    for sae in configs.values():
-        sae.device = config.device
+    devices = dealt(configs, config.sae_devices or [config.device])
+    for name, sae in configs.items():
+        sae.device = devices[name]
         if config.model in BUNDLED:
             sae.metadata[BUNDLED_MODEL] = config.model
     options: dict[str, Any] = {

@@ -32,6 +32,7 @@ from sae_lens_bipolar.runs.runner import RunDirectoryRunner
 _REFUSED = {
     "autocast": "SAEs train in float32; autocast_lm is allowed",
     "compile_llm": "the language model runs as it is",
+    "prefetch_llm_batches": "ranks exchange activations in step",
 }
 
 
@@ -55,8 +56,8 @@ class DistributedRunner(RunDirectoryRunner):
         **options: Any,
     ):
         for name, instead in _REFUSED.items():
-            if getattr(cfg, name):
-                raise ConfigError(f"{name}=True is not allowed on several ranks: {instead}")
+            if value := getattr(cfg, name):
+                raise ConfigError(f"{name}={value} is not allowed on several ranks: {instead}")
         if cfg.logger.log_to_wandb:
             raise ConfigError(
                 "log_to_wandb=True is not allowed on several ranks: metrics.jsonl of the run "

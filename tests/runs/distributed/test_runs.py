@@ -52,6 +52,7 @@ def config(tiny_model_dirs, tiny_text) -> SweepConfig:
         eval_sequences=10,
         loss_sequences=6,
         n_batches_in_buffer=16,
+        store_batch_size_prompts=5,  # shared out as 3 and 2, or 2, 2 and 1
         dead_feature_window=4,
         seed=3,
         options={"n_batches_for_norm_estimate": 2},
@@ -157,8 +158,15 @@ def test_ranks_that_differ_are_refused_before_anything_starts(tmp_path, config) 
     assert not (tmp_path / "run").exists()
 
 
-def test_what_several_ranks_do_not_have_is_refused_by_name(tmp_path, config) -> None:
-    in_bfloat16 = replace(config, options={"autocast": True})
-    ends = launched(2, outcome, tmp_path / "ranks", in_bfloat16, tmp_path / "run")
-    said = next(end for end in ends if not end.startswith("SystemExit"))
-    assert said.startswith("ConfigError autocast=True is not allowed on several ranks")
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"options": {"autocast": True}}, "autocast=True"),
+        ({"options": {"prefetch_llm_batches": 2}}, "prefetch_llm_batches=2"),
+        ({"sae_devices": ["cpu"]}, r"sae_devices=['cpu']"),
+    ],
+)
+def test_what_several_ranks_do_not_have_is_refused_by_name(tmp_path, config, more, said) -> None:
+    ends = launched(2, outcome, tmp_path / "ranks", replace(config, **more), tmp_path / "run")
+    (message,) = (end for end in ends if not end.startswith("SystemExit"))
+    assert message.startswith(f"ConfigError {said} is not allowed on several ranks")

@@ -13,8 +13,14 @@ from tests.runs.distributed import training
 from tests.runs.distributed.gloo import on_ranks
 from tests.runs.distributed.training import D_IN, D_SAE
 
+# A pre-activation that equals its threshold to rounding falls on either side of it. From 0.4, where
+# the list begins, one comes within an ulp in step 31; from here none does, which is checked.
+CLEAR = {"bi_jumprelu": {"jumprelu_init_threshold": 0.38}}
 CASES = {
-    f"{entry} {arithmetic}": (entry.config(d_in=D_IN, d_sae=D_SAE), arithmetic)
+    f"{entry} {arithmetic}": (
+        entry.config(d_in=D_IN, d_sae=D_SAE, **CLEAR.get(str(entry), {})),
+        arithmetic,
+    )
     for entry in ARCHITECTURE_LIST
     for arithmetic in ("sparse", "dense")
 }
@@ -58,6 +64,7 @@ def test_every_architecture_ends_fifty_steps_as_in_one_process(all_cases, case) 
 
 def require_equal(sharded: list[Any], case: str, steps: int) -> None:
     one = alone(case, steps)
+    assert one["margin"] > 2e-6, "the data decide by rounding: choose others"
     if "jumprelu" not in case:  # whose steps do not ask for dead latents
         assert max(one["dead"]) > 0, "AuxK and resets of thresholds are to be seen"
     for rank in sharded:

@@ -55,22 +55,33 @@ def batches(steps: int, batch: int = BATCH) -> list[torch.Tensor]:
 
 
 def train(trainer: SAETrainer[Any, Any], steps: int, ranks: Ranks | None = None) -> dict[str, Any]:
-    """Losses by step, dead latents by step, and the weights and Adam's state in the end."""
-    losses, dead = [], []
+    """Losses by step, dead latents by step, and the weights and Adam's state in the end; in one
+    process also the least distance of a pre-activation from a jump of its latent."""
+    losses, dead, margin = [], [], float("inf")
     if ranks is not None:
         shard(trainer, ranks)
     for batch in batches(steps):
         trainer.maybe_reset_sparsity()
+        before = thresholds(trainer) if ranks is None else []
         output = trainer.step(batch)
         trainer.n_training_steps += 1
+        for threshold in before:
+            margin = min(margin, (output.hidden_pre - threshold).abs().min().item())
         losses.append({name: float(loss) for name, loss in output.losses.items()})
         n_dead = trainer.dead_neurons.sum()
         dead.append(int(n_dead if ranks is None else ranks.total(n_dead)))
-    result: dict[str, Any] = {"losses": losses, "dead": dead}
+    result: dict[str, Any] = {"losses": losses, "dead": dead, "margin": margin}
     if ranks is None:
         return {**result, **held(trainer)}
     with whole(trainer, ranks):
         return {**result, **held(trainer)} if ranks.is_first else result
+
+
+def thresholds(trainer: SAETrainer[Any, Any]) -> list[torch.Tensor]:
+    """The values of u where latents jump, of an SAE with a threshold on either side."""
+    signs = {"threshold_positive": 1, "threshold_negative": -1}
+    found = {sign: getattr(trainer.sae, name, None) for name, sign in signs.items()}
+    return [sign * t.detach().clamp(min=0) for sign, t in found.items() if t is not None]
 
 
 def held(trainer: SAETrainer[Any, Any]) -> dict[str, Any]:

@@ -43,8 +43,9 @@ def test_counterparts_are_the_same_seen_from_either_sae(monkeypatch: pytest.Monk
             assert found.low_value[latent].item() == pytest.approx(known.min().item())
 
 
+@pytest.mark.parametrize("values_at_once", [1, 4, 9])
 def test_a_dial_curve_is_that_of_whole_passes(
-    tiny_model: HookedTransformer, tmp_path: Path
+    tiny_model: HookedTransformer, tmp_path: Path, monkeypatch, values_at_once: int
 ) -> None:
     source = plain.save("abstopk", tmp_path, "abstopk")
     sae, tokens = source.load(), plain.some_text(tiny_model)
@@ -53,6 +54,8 @@ def test_a_dial_curve_is_that_of_whole_passes(
     census = counter.result()
     outputs = output_tokens(tiny_model, sae.W_dec.detach(), 4, census.alive)
     text = dials.neutral_text(tokens, 6)
+    held = values_at_once * text.numel() * tiny_model.cfg.d_vocab
+    monkeypatch.setattr(dials, "_ELEMENTS", held)
     (curve,) = dials.dial_curves(sae, tiny_model, census, outputs, text, 1)
     latent = curve["latent"]
 
@@ -64,7 +67,7 @@ def test_a_dial_curve_is_that_of_whole_passes(
     for value, shift, cost in zip(
         *(curve[key] for key in ("values", "shift", "cost")), strict=True
     ):
-        with dials.steered_dial(sae, tiny_model, census, latent, value):
+        with dials.steered_dial(sae, tiny_model, census, latent, [value], text.shape):
             steered = passed()
         change = (steered - plainly).mean((0, 1))
         told = change[outputs.high[latent]].mean() - change[outputs.low[latent]].mean()

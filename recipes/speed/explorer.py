@@ -37,8 +37,7 @@ import yaml
 from recipes.common.arguments import Parser, command, parse
 from recipes.speed.synthetic_explorer import Sizes, write_synthetic
 from sae_lens_bipolar.errors import ConfigError
-from sae_lens_bipolar.evaluation.placement import placement
-from sae_lens_bipolar.evaluation.reconstruction import activations
+from sae_lens_bipolar.evaluation.placement import activations, placement
 from sae_lens_bipolar.explorer import ExplorerConfig, build
 from sae_lens_bipolar.explorer.build import corpus
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text

@@ -20,6 +20,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTraini
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.evaluation.describe import describe_latents, two_sided_latents
+from sae_lens_bipolar.evaluation.text_reader import TextReader
 from sae_lens_bipolar.explorer.build import PAGE, ExplorerConfig, build
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest
@@ -92,9 +93,10 @@ def run_demo(config: DemoConfig, run_dir: Path) -> Path:
         if not (_is_done(run_dir) and _is_explored(config, run_dir)):
             assets = load_assets(config)
             start_run(run_dir, resolved, command_line())
-            train_and_measure(sweep_config(config), saes, assets, run_dir)
-            describe_run(config, assets, run_dir)
-            explore_run(config, assets, run_dir)
+            reader = TextReader(assets.model, keeps=True)
+            train_and_measure(sweep_config(config), saes, assets, run_dir, reader=reader)
+            describe_run(config, assets, run_dir, reader)
+            explore_run(config, assets, run_dir, reader)
         require_measured(run_dir)
         page = reports.render(run_dir)
     tqdm.write(reports.tables.text(read_json(run_dir / SUMMARY)))
@@ -124,7 +126,9 @@ def load_assets(config: DemoConfig) -> Assets:
     return load_sweep_assets(sweep_config(config), sweep_saes(config))
 
 
-def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
+def describe_run(
+    config: DemoConfig, assets: Assets, run_dir: Path, reader: TextReader | None = None
+) -> None:
     """Write contexts, histograms and output tokens of two-sided latents, a file per SAE."""
     names = [name for name in sweep_saes(config) if not _latents_file(run_dir, name).exists()]
     if not names:
@@ -135,14 +139,16 @@ def describe_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
     }
     chosen = {name: two_sided_latents(census[name], config.latents_shown) for name in names}
     tokens = held_out(sweep_config(config), assets)
-    described = describe_latents(saes, assets.model, tokens, chosen, census)
+    described = describe_latents(saes, assets.model, tokens, chosen, census, reader=reader)
     for name, latents in described.items():
         digest = checkpoint_digest(run_dir / CHECKPOINTS / name)
         found = {"name": name, DIGEST: digest, "latents": latents}
         write_json(_latents_file(run_dir, name), found)
 
 
-def explore_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
+def explore_run(
+    config: DemoConfig, assets: Assets, run_dir: Path, reader: TextReader | None = None
+) -> None:
     """Write the explorer of the four SAEs, on held-out text and, after it, training text."""
     if _is_explored(config, run_dir):
         return
@@ -159,7 +165,7 @@ def explore_run(config: DemoConfig, assets: Assets, run_dir: Path) -> None:
         dial_sequences=_DIAL_SEQUENCES,
         seed=config.seed,
     )
-    build(find_saes([run_dir]), assets.model, sizes, run_dir / EXPLORER, tokens)
+    build(find_saes([run_dir]), assets.model, sizes, run_dir / EXPLORER, tokens, reader)
 
 
 def _is_explored(config: DemoConfig, run_dir: Path) -> bool:

@@ -8,8 +8,9 @@ from sae_lens.saes.sae import SAE
 from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.evaluation.placement import Placement, activations, placement, shared_hook
+from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
 from sae_lens_bipolar.evaluation.reconstruction import sink_threshold
+from sae_lens_bipolar.evaluation.text_reader import BATCH, TextReader
 from sae_lens_bipolar.inputs.models import tokenizer_of
 from sae_lens_bipolar.polarity.counting import Census
 
@@ -40,7 +41,8 @@ def describe_latents(
     n_contexts: int = 6,
     radius: int = 14,
     n_tokens: int = 8,
-    batch_size: int = 16,
+    batch_size: int = BATCH,
+    reader: TextReader | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Describe latents by the text they fire on and the tokens their decoder rows favour.
 
@@ -52,13 +54,15 @@ def describe_latents(
         n_contexts: strongest contexts per side, at most one from each sequence.
         radius: tokens shown before and after the peak.
         n_tokens: output tokens that are raised most, and as many that are lowered most.
+        batch_size: sequences in one forward pass.
+        reader: of this model; what it keeps of `tokens` is not read again.
 
     Returns:
         For each SAE and latent `index`, `positive_rate`, `negative_rate`, `histogram`, `contexts`,
         `raises` and `lowers`, ready for JSON.
     """
     indices = {name: torch.tensor(list(latents[name]), dtype=torch.long) for name in saes}
-    activity = _activity(saes, model, tokens, indices, batch_size)
+    activity = _activity(saes, reader or TextReader(model), tokens, indices, batch_size)
     described = {}
     for name, sae in saes.items():
         effect = logit_effects(model, sae.W_dec[indices[name].to(sae.device)])
@@ -100,7 +104,7 @@ def logit_effects(model: HookedTransformer, directions: torch.Tensor) -> torch.T
 
 def _activity(
     saes: Mapping[str, SAE[Any]],
-    model: HookedTransformer,
+    reader: TextReader,
     tokens: torch.Tensor,
     indices: Mapping[str, torch.Tensor],
     size: int,
@@ -110,7 +114,8 @@ def _activity(
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in saes}
     thresholds: dict[Placement, float] = {}
     for start in tqdm(range(0, len(tokens), size), desc="reading contexts", unit="batch"):
-        whole = activations(model, tokens[start : start + size], hook_name)
+        batch = tokens[start : start + size]
+        whole = reader.activations(batch, hook_name)
         for name, sae in saes.items():
             place = placement(sae)
             x = place.read(whole)
@@ -118,7 +123,7 @@ def _activity(
             here = place.covers(whole).expand(norms.shape)
             threshold = thresholds.setdefault(place, sink_threshold(x.flatten(2)[here]))
             keep = (here & (norms <= threshold)).unsqueeze(-1)
-            z = sae.encode(x)[..., indices[name].to(sae.device)]
+            z = reader.latents(name, sae, batch, x)[..., indices[name].to(sae.device)]
             parts[name].append((z * keep).cpu())
     return {name: torch.cat(rows) for name, rows in parts.items()}
 

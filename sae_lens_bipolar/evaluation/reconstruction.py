@@ -19,7 +19,8 @@ from sae_lens_bipolar.architectures.training.start import SINK_RATIO
 from sae_lens_bipolar.errors import ActivationError, DataError
 from sae_lens_bipolar.evaluation.averages import Averages
 from sae_lens_bipolar.evaluation.loss import Losses
-from sae_lens_bipolar.evaluation.placement import Placement, activations, placement, shared_hook
+from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
+from sae_lens_bipolar.evaluation.text_reader import BATCH, TextReader
 from sae_lens_bipolar.inputs.trained_on import require_fits
 from sae_lens_bipolar.polarity.counting import Census, CensusCounter
 
@@ -79,7 +80,8 @@ def measure(
     tokens: torch.Tensor,
     *,
     n_loss_sequences: int | None = None,
-    batch_size: int = 8,
+    batch_size: int = BATCH,
+    reader: TextReader | None = None,
 ) -> dict[str, Measurement]:
     """Measure SAEs that read the same hook in shared forward passes of the language model.
 
@@ -89,6 +91,7 @@ def measure(
         tokens: held-out token ids, `[sequences, context_size]`.
         n_loss_sequences: sequences that the loss, which is slow, is measured on; None for all.
         batch_size: sequences in one forward pass.
+        reader: of this model, to keep what is read for `describe_latents` and others.
 
     Raises:
         DataError: if there are no tokens, or the SAEs read different hooks.
@@ -102,6 +105,7 @@ def measure(
         require_fits(sae.cfg.metadata, sae.cfg.d_in, name)
         sae.eval()
 
+    reader = reader or TextReader(model)
     places = {name: placement(sae) for name, sae in saes.items()}
     sums = {name: _Sums(sae.cfg.d_sae) for name, sae in saes.items()}
     losses = {
@@ -112,7 +116,7 @@ def measure(
     n_loss = len(tokens) if n_loss_sequences is None else n_loss_sequences
     progress = tqdm(total=tokens.numel(), desc="measuring SAEs", unit="token")
     for start, batch in _batches(tokens, batch_size):
-        whole = activations(model, batch, hook_name)
+        whole = reader.activations(batch, hook_name)
         # Sums in half precision lose too much.
         whole = whole.to(torch.promote_types(whole.dtype, torch.float32))
         if not torch.isfinite(whole).all():
@@ -128,6 +132,7 @@ def measure(
             keep = here & (norms <= threshold)
             for name, sae in losses_here.saes.items():
                 latents = sae.encode(x)
+                reader.keep_latents(name, batch, latents)
                 sums[name].add(_flat(x), _flat(sae.decode(latents)), latents, here, keep)
             if start < n_loss:
                 n = n_loss - start

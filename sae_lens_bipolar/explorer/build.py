@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.architectures.registry import record_of
+from sae_lens_bipolar.evaluation.text_reader import TextReader
 from sae_lens_bipolar.explorer import dials, site
 from sae_lens_bipolar.explorer.config import SHARD, TOKEN_SHARD, ExplorerConfig
 from sae_lens_bipolar.explorer.directions import counterparts, neighbours, output_tokens
@@ -40,6 +41,7 @@ def build(
     config: ExplorerConfig,
     output: Path,
     tokens: torch.Tensor | None = None,
+    reader: TextReader | None = None,
 ) -> Path:
     """Write the explorer of SAEs that read one hook into `output`; return the path of its page.
 
@@ -52,6 +54,7 @@ def build(
         config: text and sizes.
         output: a folder that is new, empty or ours.
         tokens: a corpus `[sequences, context_size]` instead of `config.text`.
+        reader: of this model; what it keeps of the corpus is not read again.
 
     Raises:
         ConfigError: if `output` is not ours.
@@ -70,7 +73,7 @@ def build(
         del build_mark["config"]["save_seconds"]
         if (output / PAGE).is_file() and _known(output) == build_mark:
             return output / PAGE
-        reading = Pass(saes, model, tokens, config)
+        reading = Pass(saes, model, tokens, config, reader)
         reading.run(output / _PROGRESS, mark)
         with atomic_path(output / "new") as scratch:
             scratch.mkdir()

@@ -19,8 +19,7 @@ from torch.nn.functional import log_softmax
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import BipolarError, ConfigError, require_number
-from sae_lens_bipolar.evaluation.placement import placement
-from sae_lens_bipolar.evaluation.reconstruction import activations
+from sae_lens_bipolar.evaluation.placement import activations, placement
 from sae_lens_bipolar.explorer import site
 from sae_lens_bipolar.explorer.config import SHARD
 from sae_lens_bipolar.explorer.dials import cost_in_nats

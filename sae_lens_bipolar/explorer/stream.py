@@ -21,7 +21,8 @@ from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.architectures.training.checks import require_finite
 from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_hook
-from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
+from sae_lens_bipolar.evaluation.reconstruction import sink_threshold
+from sae_lens_bipolar.evaluation.text_reader import BATCH, TextReader
 from sae_lens_bipolar.explorer.config import ExplorerConfig
 from sae_lens_bipolar.explorer.latents import Firings, LatentStatistics, State
 from sae_lens_bipolar.explorer.pairs import Sample
@@ -29,7 +30,6 @@ from sae_lens_bipolar.explorer.words import TokenStatistics
 from sae_lens_bipolar.files.atomic import atomic_path
 
 _ELEMENTS = 1 << 24  # latents held at a time, of one SAE: 64 MiB
-_MOST_SEQUENCES = 16
 _UNSAVED = (  # do not shape a pass
     *("text", "save_seconds", "dials", "dial_sequences", "neighbours", "output_tokens"),
 )
@@ -43,6 +43,7 @@ class Pass:
         model: the model they were trained on.
         tokens: the corpus, `[sequences, context_size]`.
         config: sizes.
+        reader: of this model; what it keeps of the corpus is not read again.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Pass:
         model: HookedTransformer,
         tokens: torch.Tensor,
         config: ExplorerConfig,
+        reader: TextReader | None = None,
     ) -> None:
+        self.reader = reader or TextReader(model)
         self.saes, self.model, self.tokens, self.config = saes, model, tokens, config
         self.hook_name = shared_hook(saes.values())
         self.places = {name: placement(sae) for name, sae in saes.items()}
@@ -71,7 +74,7 @@ class Pass:
         self.n_tokens = dict.fromkeys(saes, 0)  # that count: no sinks
         self.done = 0  # sequences
         held = tokens.shape[1] * max(widths.values())
-        self.batch = max(1, min(_MOST_SEQUENCES, _ELEMENTS // held))
+        self.batch = max(1, min(BATCH, _ELEMENTS // held))
 
     @torch.no_grad()
     def run(self, file: Path, fingerprint: str) -> None:
@@ -96,10 +99,10 @@ class Pass:
         self._save(file, fingerprint)
 
     def _add(self, batch: torch.Tensor) -> None:
-        whole = activations(self.model, batch, self.hook_name).float()
+        whole = self.reader.activations(batch, self.hook_name).float()
         require_finite(whole, self.hook_name, self.done)
         for name, sae in self.saes.items():
-            z, keep = self._latents(name, sae, whole)
+            z, keep = self._latents(name, sae, batch, whole)
             firings = Firings.of(z)
             self.n_tokens[name] += int(keep.sum())
             self.latents[name].add(z, firings, self.done)
@@ -107,7 +110,7 @@ class Pass:
             self.samples[name].add(z, firings, self.done)
 
     def _latents(
-        self, name: str, sae: SAE[Any], whole: torch.Tensor
+        self, name: str, sae: SAE[Any], batch: torch.Tensor, whole: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`z`, `[batch, position, d_sae]`, 0 at what does not count; and what does count."""
         place = self.places[name]
@@ -116,8 +119,7 @@ class Pass:
         here = place.covers(whole).expand(norms.shape)
         threshold = self.thresholds.setdefault(place, sink_threshold(x.flatten(2)[here]))
         keep = here & (norms <= threshold)
-        z = sae.encode(x.to(sae.device))
-        z = (z.to_dense() if z.is_sparse else z).float() * keep.unsqueeze(-1).to(sae.device)
+        z = self.reader.latents(name, sae, batch, x).float() * keep.unsqueeze(-1).to(sae.device)
         return z.cpu(), keep.cpu()
 
     def _save(self, file: Path, fingerprint: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sae_lens_bipolar.errors import CheckpointError
 from sae_lens_bipolar.evaluation.reconstruction import Measurement, Reconstruction, measure
+from sae_lens_bipolar.evaluation.text_reader import BATCH, TextReader
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.files.digests import DIGEST, checkpoint_digest, is_of
 from sae_lens_bipolar.files.names import CENSUS, CHECKPOINTS, METRICS_FILE, RESULTS, SUMMARY
@@ -20,14 +21,18 @@ _TAIL = 0.05  # share of the logged steps that `train_mse` averages over
 
 
 def measure_run(
-    config: SweepConfig, saes: Mapping[str, SweepSAE], assets: Assets, run_dir: Path
+    config: SweepConfig,
+    saes: Mapping[str, SweepSAE],
+    assets: Assets,
+    run_dir: Path,
+    reader: TextReader | None = None,
 ) -> None:
     """Measure the saved checkpoints on held-out text; write `results/` and a census per SAE.
 
     Every row and census carries the digest of the checkpoint it was measured on.
     """
     tokens = held_out(config, assets)
-    batch = config.options.get("eval_batch_size_prompts") or 8
+    batch = config.options.get("eval_batch_size_prompts") or BATCH
     measured: dict[str, dict[str, Any]] = {}
     for hook_name in dict.fromkeys(sae.hook_name for sae in saes.values()):
         names = [name for name, sae in saes.items() if sae.hook_name == hook_name]
@@ -38,6 +43,7 @@ def measure_run(
             tokens,
             n_loss_sequences=config.loss_sequences,
             batch_size=batch,
+            reader=reader,
         )
         for name, sae in loaded.items():
             digest = checkpoint_digest(run_dir / CHECKPOINTS / name)

@@ -17,6 +17,7 @@ from sae_lens.saes.sae import TrainingSAE
 
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.errors import ConfigError
+from sae_lens_bipolar.evaluation.text_reader import TextReader
 from sae_lens_bipolar.files.atomic import read_json, remove_scratch
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, PROGRESS, SUMMARY
@@ -111,14 +112,18 @@ def train_and_measure(
     assets: Assets,
     run_dir: Path,
     runner: Runner = RunDirectoryRunner,
+    reader: TextReader | None = None,
 ) -> None:
-    """Train into `run_dir/checkpoints`, then measure into `run_dir/results`; skip what is done."""
+    """Train into `run_dir/checkpoints`, then measure into `run_dir/results`; skip what is done.
+
+    A `reader` keeps what it reads of the held-out text for whoever reads it next.
+    """
     remove_scratch(run_dir)
     if not (run_dir / CHECKPOINTS).exists():
         _train(config, saes, assets, run_dir, runner)
     remove_checkpoints(run_dir / PROGRESS)
     if not (run_dir / SUMMARY).exists():
-        measure_run(config, saes, assets, run_dir)
+        measure_run(config, saes, assets, run_dir, reader)
 
 
 def _train(

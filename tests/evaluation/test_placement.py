@@ -185,7 +185,7 @@ def test_r2_is_right_where_the_mean_is_ten_thousand_deviations(
     tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A difference of float32 sums gives 0.0 here."""
-    from sae_lens_bipolar.evaluation import loss, reconstruction
+    from sae_lens_bipolar.evaluation import loss, text_reader
 
     tokens = make_tokens(tiny_model)
     sae = make_sae("blocks.0.hook_mlp_out", 32)
@@ -198,7 +198,7 @@ def test_r2_is_right_where_the_mean_is_ten_thousand_deviations(
             return xhat[: len(feature_acts)]
 
     sae.__class__ = Rebuilt
-    monkeypatch.setattr(reconstruction, "activations", lambda *_: x)
+    monkeypatch.setattr(text_reader, "activations", lambda *_: x)
     monkeypatch.setattr(loss.Losses, "add", lambda *_: None)
     monkeypatch.setattr(loss.Losses, "result", lambda *_: _NO_LOSS)
     found = measure({"a": sae}, tiny_model, tokens, batch_size=12)["a"].with_sinks

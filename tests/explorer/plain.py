@@ -8,8 +8,9 @@ import torch
 from sae_lens.saes.sae import SAE
 from transformer_lens import HookedTransformer
 
-from sae_lens_bipolar.evaluation.placement import placement
-from sae_lens_bipolar.evaluation.reconstruction import activations, sink_threshold
+from sae_lens_bipolar.evaluation.placement import activations, placement
+from sae_lens_bipolar.evaluation.reconstruction import sink_threshold
+from sae_lens_bipolar.evaluation.text_reader import BATCH
 from sae_lens_bipolar.runs.sources import Source, find_saes
 from tests.steering.saes import make_sae
 
@@ -38,7 +39,7 @@ def dense_latents(sae: SAE[Any], model: HookedTransformer, tokens: torch.Tensor)
     place = placement(sae)
     x = activations(model, tokens, place.hook_name)
     norms = x.norm(dim=-1)
-    keep = norms <= sink_threshold(x[:16])
+    keep = norms <= sink_threshold(x[:BATCH])
     z = sae.encode(x)
     return (z.to_dense() if z.is_sparse else z) * keep.unsqueeze(-1)
 

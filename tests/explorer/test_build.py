@@ -42,7 +42,7 @@ ARCHITECTURES = ("abstopk", "sign_aware_gated", "bi_jumprelu", "topk", "jumprelu
 @pytest.fixture(scope="module", autouse=True)
 def _small_batches() -> Any:
     patch = pytest.MonkeyPatch()
-    patch.setattr(stream, "_MOST_SEQUENCES", 3)
+    patch.setattr(stream, "BATCH", 3)
     yield
     patch.undo()
 

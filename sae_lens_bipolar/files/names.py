@@ -7,6 +7,7 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"  # finished SAEs, a directory each
 SEAL = "sealed.json"  # in a checkpoint: the SHA-256 of every file of it
 PROGRESS = "progress"  # training checkpoints, removed when training is complete
+MIXING_BUFFER = "mixing_buffer.safetensors"  # in a training checkpoint: activations read ahead
 RESULTS = "results"
 SUMMARY = "results/summary.json"  # one row per SAE
 CENSUS = "results/census"  # a file NAME.json per SAE: how often each side of a latent fires

@@ -59,8 +59,8 @@ def require_rows(cfg: MultiSAETrainingRunnerConfig, n_rows: int) -> None:
 
 
 def rows_needed(cfg: MultiSAETrainingRunnerConfig) -> int:
-    """Rows a run reads: its tokens (one in a row may be a special token), the mixing buffer anew
-    after each checkpoint, and one forward pass more than is used."""
+    """Rows a run reads: its tokens (one in a row may be a special token), the mixing buffer, and
+    one forward pass more than is used."""
     positions = len(range(cfg.context_size)[slice(*cfg.seqpos_slice)])
     tokens_in_row = max(1, positions - (1 if cfg.exclude_special_tokens else 0))
     row = -(-cfg.training_tokens // tokens_in_row)
@@ -73,5 +73,4 @@ def rows_needed(cfg: MultiSAETrainingRunnerConfig) -> int:
         estimate = -(
             -cfg.n_batches_for_norm_estimate * cfg.train_batch_size_tokens // tokens_in_row
         )
-    restarts = cfg.n_checkpoints + 1
-    return row + estimate + restarts * (buffer + cfg.store_batch_size_prompts)
+    return row + estimate + buffer + cfg.store_batch_size_prompts

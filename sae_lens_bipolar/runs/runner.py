@@ -32,7 +32,7 @@ from sae_lens_bipolar.evaluation.averages import mean_nmse
 from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk, read_json, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, METRICS_FILE, PROGRESS, SAE_CONFIG
-from sae_lens_bipolar.runs.batches import RestartableBatches
+from sae_lens_bipolar.runs.batches import ResumableBatches
 from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
 from sae_lens_bipolar.runs.demands import require_rows, require_widths
 from sae_lens_bipolar.runs.devices import follow, read_copies
@@ -78,7 +78,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         cfg.checkpoint_path = str(run_dir / PROGRESS)
         cfg.output_path = None  # written by `run`, whole or not at all
         cfg.logger.log_to_wandb = cfg.logger.log_to_wandb and bool(cfg.logger.wandb_project)
-        # A thread of SAELens's would read past checkpoints; see `RestartableBatches`.
+        # A thread of SAELens's would read past checkpoints; see `ResumableBatches`.
         self.ahead, cfg.prefetch_llm_batches = int(cfg.prefetch_llm_batches), False
         if self.ahead and cfg.logger.log_to_wandb:
             raise ConfigError(
@@ -134,12 +134,14 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         for single in trainer.trainers.values():
             single.n_training_steps = steps
         trainer.checkpoint_thresholds = [t for t in trainer.checkpoint_thresholds if t >= done]
-        self.batches = trainer.data_provider = RestartableBatches(
+        resumed = self.cfg.resume_from_checkpoint
+        self.batches = trainer.data_provider = ResumableBatches(
             self.activations_store,
             self.cfg.seed,
             read_copies(trainer, self.activations_store.device),
             self.ahead,
             partial(self._steps_left, trainer),
+            Path(resumed) if resumed else None,
         )
         for name, single in trainer.trainers.items():
             follow(single)
@@ -151,7 +153,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         return saes
 
     def _steps_left(self, trainer: MultiSAETrainer) -> int:
-        """Steps from the next one on to that after which batches begin anew, or the run ends."""
+        """Steps from the next one on to that after which the run is saved, or ends."""
         done, batch = trainer.n_training_samples, self.cfg.train_batch_size_tokens
         to_end = -(-(self.cfg.training_tokens - done) // batch)
         to_save = [(t - done) // batch + 1 for t in trainer.checkpoint_thresholds[:1]]
@@ -180,10 +182,11 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         if checkpoint_path is not None:
             if self.keep is not None:
                 self._keep(checkpoint_path, self.keep / checkpoint_path.name)
+            self.batches.save(checkpoint_path)
             seal_checkpoint(checkpoint_path)
             if checkpoint_path.name.isdigit():  # a run does not resume from SAELens's "final_N"
                 remove_checkpoints(self.run_dir / PROGRESS, keep=checkpoint_path)
-        self.batches.restart()
+        self.batches.reseed()
 
     def _keep(self, checkpoint: Path, target: Path) -> None:
         """Copy a training checkpoint to where it stays; a single SAE gets no folder of its own."""

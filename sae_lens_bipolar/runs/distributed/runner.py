@@ -109,7 +109,7 @@ class DistributedRunner(RunDirectoryRunner):
             if self.ranks.is_first:
                 save(checkpoint_name)
             else:
-                self.batches.restart()
+                self.batches.reseed()
 
     @override
     def _finish(self, saes: dict[str, TrainingSAE[Any]], trainer: MultiSAETrainer) -> None:

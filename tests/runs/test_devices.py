@@ -15,7 +15,7 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from safetensors.torch import load_file
 
 from sae_lens_bipolar.errors import ConfigError, TrainingError
-from sae_lens_bipolar.runs.batches import RestartableBatches
+from sae_lens_bipolar.runs.batches import ResumableBatches
 from sae_lens_bipolar.runs.devices import dealt, follow, read_copies, stays
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner
@@ -136,29 +136,32 @@ def test_batches_computed_ahead_are_the_same(tmp_path, config, plain, ahead, mon
 
 
 class Store:
-    """An activation store that counts its batches."""
+    """An activation store that counts its batches, of one row of two tokens each."""
 
     n_dataset_processed = 0
+    _hook_names = ("a",)
+    train_batch_size_tokens = training_context_size = 2
+    n_batches_in_buffer, activations_mixing_fraction = 1, 0.0
 
     def __init__(self, n: int):
         self.n, self.threads = n, set()
 
-    def get_multi_hook_data_loader(self) -> Any:
+    def _iterate_filtered_multi_hook_activations(self) -> Any:
         for _ in range(self.n):
             self.threads.add(threading.current_thread())
             self.n_dataset_processed += 1
             yield {"a": torch.full((2, 3), float(self.n_dataset_processed))}
 
 
-def test_nothing_is_read_past_a_restart() -> None:
+def test_nothing_is_read_past_a_checkpoint() -> None:
     store, left = Store(100), 5
-    batches = RestartableBatches(store, 0, {"a": ("a", CPU)}, 3, lambda: left)  # type: ignore[arg-type]
+    batches = ResumableBatches(store, 0, {"a": ("a", CPU)}, 3, lambda: left)  # type: ignore[arg-type]
     read = []
     for step in range(1, 11):
         assert next(batches)["a"][0, 0] == step
         left = 5 - step % 5
         if step == 5:
-            batches.restart()
+            batches.reseed()
         wait(batches._coming)
         read.append(store.n_dataset_processed)
     # Three ahead, at most up to the fifth and the tenth.

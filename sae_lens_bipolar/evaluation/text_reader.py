@@ -15,9 +15,9 @@ _HELD = 1 << 30  # bytes
 
 
 class _Sparse(NamedTuple):
-    """Latents of one row: `values` at `index` of the flattened `[position, d_sae]`."""
+    """Latents of one row: `values` at `places` of the flattened `[position, d_sae]`."""
 
-    index: torch.Tensor
+    places: torch.Tensor
     values: torch.Tensor
     shape: torch.Size
 
@@ -61,7 +61,7 @@ class TextReader:
             flat = (row.to_dense() if row.is_sparse else row).flatten()
             index = flat.nonzero().squeeze(1)
             kept = _Sparse(index, flat[index], row.shape)
-            if self._affords(kept.index.nbytes + kept.values.nbytes):
+            if self._affords(kept.places.nbytes + kept.values.nbytes):
                 self._latents[name, key] = kept
 
     def latents(
@@ -81,7 +81,7 @@ class TextReader:
         kept = [self._latents[key] for key in keys]
         z = kept[0].values.new_zeros(len(kept), kept[0].shape.numel())
         for row, one in zip(z, kept, strict=True):
-            row[one.index] = one.values
+            row[one.places] = one.values
         return z.view(len(kept), *kept[0].shape)
 
     def _affords(self, n_bytes: int) -> bool:

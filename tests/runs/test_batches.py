@@ -52,9 +52,7 @@ def test_batches_are_those_of_saelens(tiny_model, mixing, special) -> None:
     ours = make_batches(make_store(tiny_model, mixing, special))
     for batch in expected:
         assert equal(next(ours), batch)
-    assert {hook: part.shape for hook, part in batch.items()} == {
-        hook: (24, width) for hook, width in HOOKS.items()
-    }
+    assert all(expected[0][hook].shape == (24, width) for hook, width in HOOKS.items())
 
 
 @pytest.mark.parametrize("taken", [0, 1, 4, 5, 23])

@@ -1,4 +1,4 @@
-"""Lines and a figure from what `training_step.py` measured."""
+"""Lines and figures from what `training_step.py` and `scaling.py` measured."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +63,72 @@ def draw(shapes: Sequence[dict[str, Any]], path: Path) -> None:
         axes.margins(y=0.12)
     with atomic_path(path) as scratch:
         figure.savefig(scratch, dpi=150, format="png")
+
+
+def draw_scaling(
+    steps: Sequence[dict[str, Any]],
+    jobs: Sequence[dict[str, Any]],
+    sizes: dict[str, Any],
+    path: Path,
+) -> None:
+    """Lines of step time and memory by d_sae, of step time by k, and of tokens per second."""
+    from matplotlib.figure import Figure
+
+    by_width = sorted((s for s in steps if s["k"] == sizes["d_sae_k"]), key=lambda s: s["d_sae"])
+    by_k = sorted((s for s in steps if s["d_sae"] == sizes["k_d_sae"]), key=lambda s: s["k"])
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    (time, memory), (active, job) = figure.subplots(2, 2)
+    names = {"encoder": "encoder's product alone"}
+    for axes, rows, x in ((time, by_width, "d_sae"), (active, by_k, "k")):
+        for name in rows[0]["seconds"] if rows else ():
+            found = [row["seconds"][name] for row in rows]
+            medians = [one["median"] for one in found]
+            below = [one["median"] - one["min"] for one in found]
+            above = [one["max"] - one["median"] for one in found]
+            style: dict[str, Any] = _STYLE.get(name, {})
+            axes.errorbar(
+                [row[x] for row in rows],
+                medians,
+                [below, above],
+                label=names.get(name, name),
+                **style,
+            )
+        axes.set(xlabel=x, ylabel="seconds per training step")
+    time.set_title(f"k {sizes['d_sae_k']}, d_in {sizes['d_in']}, batch {sizes['batch']}")
+    active.set_title(f"d_sae {sizes['k_d_sae']}, d_in {sizes['d_in']}, batch {sizes['batch']}")
+    held = [row for row in by_width if "extra_peak_bytes" in row]
+    for name in held[0]["extra_peak_bytes"] if held else ():
+        mebibytes = [row["extra_peak_bytes"][name] / 2**20 for row in held]
+        memory.plot([row["d_sae"] for row in held], mebibytes, label=name, **_STYLE.get(name, {}))
+    memory.set(xlabel="d_sae", ylabel="MiB beyond parameters and optimizer state")
+    memory.set_title("peak memory of a step")
+    widths = [row["d_sae"] for row in jobs]
+    for name in jobs[0]["tokens_per_second"] if jobs else ():
+        speeds = [row["tokens_per_second"][name] for row in jobs]
+        job.plot(widths, speeds, label=name, **_STYLE.get(name, {}))
+    if jobs:
+        job.axhline(jobs[0]["reading_alone"], **_STYLE["encoder"], label="reading activations")
+    job.set(xlabel="d_sae", ylabel="tokens per second")
+    job.set_title(f"whole run, bundled model, batch {sizes['job_batch']}")
+    for axes in (time, memory, active, job):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        if axes.lines:
+            axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    with atomic_path(path) as scratch:
+        figure.savefig(scratch, dpi=150, format="png")
+
+
+_OURS: dict[str, Any] = {"color": "tab:blue", "marker": "o"}
+_HOST: dict[str, Any] = {"color": "0.45", "marker": "s"}
+_STYLE: dict[str, dict[str, Any]] = {
+    "our abstopk": _OURS,
+    "ours": _OURS,
+    "SAELens abstopk": _HOST,
+    "SAELens's arithmetic": _HOST,
+    "encoder": {"color": "tab:red", "ls": "--"},
+}
 
 
 def _duration(seconds: float) -> str:

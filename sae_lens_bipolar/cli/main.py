@@ -22,6 +22,7 @@ EXIT_BAD_INPUT = 2
 COMMANDS = {
     "demo": "train TopK, AbsTopK, Gated and SA-GSAE side by side, measure them, make a page",
     "train": "train one SAE with SAELens's own flags; --architecture takes this package's names",
+    "cache": "write a language model's activations to disk, to train many SAEs on",
     "report": "redraw tables, figures and page of a run",
     "bench": "run SAEBench's suites on SAEs, signed and as their polarity split",
     "steer": "continue a prompt with a latent turned, beside the unsteered text",
@@ -37,6 +38,7 @@ _GOES_ON = "what was finished is kept in {output}; the same command goes on from
 _KEPT = {
     "demo": _GOES_ON,
     "train": _GOES_ON,
+    "cache": _GOES_ON,
     "bench": _GOES_ON,
     "explore": _GOES_ON,
     "report": "the run is as it was; run the command again",

@@ -10,6 +10,7 @@ from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.inputs.corpora import TokenSplit, load_documents, split_tokens
 from sae_lens_bipolar.inputs.documents import Document
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
+from sae_lens_bipolar.runs.cached import cached_tokens, open_cache
 from sae_lens_bipolar.runs.demands import require_widths, rows_needed
 from sae_lens_bipolar.runs.streams import StoredTokens, read_stored
 from sae_lens_bipolar.runs.sweep_config import SweepConfig, SweepSAE, runner_config
@@ -28,7 +29,8 @@ def load_assets(config: SweepConfig, saes: Mapping[str, SweepSAE]) -> Assets:
     As `config.reading` says: "drawn" reads all documents and draws as many as are needed, split by
     document; "stream" reads them in their own order and only as far as they are needed, split by
     document; "stored" leaves reading and tokenising to SAELens's activation store and holds out
-    the first rows (for data sets of the Hugging Face Hub).
+    the first rows (for data sets of the Hugging Face Hub). With `config.activations` the rows are
+    those that the cache was made of.
 
     Raises:
         ConfigError: if `context_size` is beyond the model's.
@@ -47,6 +49,8 @@ def load_assets(config: SweepConfig, saes: Mapping[str, SweepSAE]) -> Assets:
         )
     cfg = runner_config(config, saes, model)
     require_widths(cfg, model)
+    if (cache := open_cache(config)) is not None:
+        return Assets(model, cached_tokens(config, saes, cache, model))
     if config.reading == "stored":
         tokens = read_stored(
             config.corpus,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_lens_bipolar.errors import ActivationError
 from sae_lens_bipolar.files.names import MIXING_BUFFER
+from sae_lens_bipolar.runs.cached import CachedStore
 
 Batch = dict[str, torch.Tensor]
 
@@ -28,7 +29,7 @@ class ResumableBatches:
     This one stops before each, so that batches are the same with it and without it.
 
     Args:
-        store: reads the text.
+        store: reads the text, or a cache of activations.
         seed: of the order of activations.
         copies: for each key the hook and the device of its activations.
         ahead: batches that a thread computes while SAEs train on the one before.
@@ -42,7 +43,7 @@ class ResumableBatches:
 
     def __init__(
         self,
-        store: ActivationsStore,
+        store: ActivationsStore | CachedStore,
         seed: int,
         copies: Mapping[str, tuple[str, torch.device]],
         ahead: int,

@@ -32,7 +32,9 @@ from sae_lens_bipolar.evaluation.averages import mean_nmse
 from sae_lens_bipolar.files.atomic import atomic_path, explaining_full_disk, read_json, write_json
 from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, METRICS_FILE, PROGRESS, SAE_CONFIG
+from sae_lens_bipolar.inputs.activations import CachedActivations
 from sae_lens_bipolar.runs.batches import ResumableBatches
+from sae_lens_bipolar.runs.cached import CachedStore, require_tokens
 from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoints, seal_checkpoint
 from sae_lens_bipolar.runs.demands import require_rows, require_widths
 from sae_lens_bipolar.runs.devices import follow, read_copies
@@ -52,6 +54,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         saes: training SAEs to start from, by the names in `cfg`; None for new ones.
         keep: a folder where training checkpoints stay, `keep/N` after N tokens, laid out as
             SAELens's runner of one SAE does (several SAEs have one folder each).
+        activations: a cache that is trained on in place of what the model gives.
 
     Raises:
         ModelError: if the model has no such hook.
@@ -71,9 +74,12 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         repeat: bool = False,
         saes: dict[str, TrainingSAE[Any]] | None = None,
         keep: Path | None = None,
+        activations: CachedActivations | None = None,
     ):
         require_widths(cfg, model)
-        if isinstance(dataset, Sized) and not repeat:
+        if activations is not None and not repeat:
+            require_tokens(activations, cfg)
+        elif isinstance(dataset, Sized) and not repeat:
             require_rows(cfg, len(dataset))
         cfg.checkpoint_path = str(run_dir / PROGRESS)
         cfg.output_path = None  # written by `run`, whole or not at all
@@ -94,6 +100,9 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             override_model=model,
             override_saes=saes,
         )
+        if activations is not None:
+            hooks = list(dict.fromkeys(cfg.hook_names_per_sae.values()))
+            self.activations_store = CachedStore(activations, cfg, hooks)  # type: ignore[assignment]
 
     @override
     def run(self) -> dict[str, TrainingSAE[Any]]:

@@ -23,6 +23,7 @@ from sae_lens_bipolar.files.locks import lock_run
 from sae_lens_bipolar.files.names import CHECKPOINTS, PROGRESS, SUMMARY
 from sae_lens_bipolar.files.redaction import command_line
 from sae_lens_bipolar.runs.assets import Assets, load_assets
+from sae_lens_bipolar.runs.cached import open_cache
 from sae_lens_bipolar.runs.checkpoints import remove_checkpoints
 from sae_lens_bipolar.runs.devices import require_device, stays
 from sae_lens_bipolar.runs.directory import require_same_run, start_run
@@ -141,6 +142,7 @@ def _train(
         assets.model,
         assets.tokens.train,
         repeat=config.repeat,
+        activations=open_cache(config),
         saes=_started(cfg, saes, bool(config.sae_devices)),
         keep=None if keep is None else Path(keep).expanduser(),
     )

@@ -69,6 +69,7 @@ class SweepConfig:
     keep_checkpoints: str | None = None  # folder where training checkpoints stay
     options: Mapping[str, Any] = field(default_factory=dict)  # more fields of SAELens's runner
     text_column: str | None = None  # of the corpus; None for "text", else token ids
+    activations: str | None = None  # folder of cached activations to train on; the model measures
 
     def __post_init__(self) -> None:
         for name in ("context_size", "training_tokens"):
@@ -116,6 +117,7 @@ class SweepConfig:
         given = {**asdict(self), "sae_devices": list(self.sae_devices)}
         late = {"reading": "drawn", "repeat": False, "keep_checkpoints": None, "options": {}}
         late |= {"text_column": None, "dead_feature_window": None, "sae_devices": []}
+        late |= {"activations": None}
         return {key: value for key, value in given.items() if late.get(key, ...) != value}
 
 

@@ -27,6 +27,7 @@ COMMANDS = (
     "sagsae.cells",
     "sagsae.census",
     "sagsae.toys",
+    "speed.cached_activations",
     "speed.explorer",
     "speed.gpu_check",
     "speed.training_step",

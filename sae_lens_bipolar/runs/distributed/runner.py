@@ -73,7 +73,8 @@ class DistributedRunner(RunDirectoryRunner):
                     "train_batch_size_tokens=1 is not allowed on several ranks: the first "
                     "thresholds are quantiles of the first batch; give 2 or more"
                 )
-        share_language_model(self.activations_store, ranks)
+        if options.get("activations") is None:  # otherwise every rank reads the same batches
+            share_language_model(self.activations_store, ranks)
 
     @override
     def run(self) -> dict[str, TrainingSAE[Any]]:

@@ -30,6 +30,7 @@ COMMANDS = (
     "speed.cached_activations",
     "speed.explorer",
     "speed.gpu_check",
+    "speed.scaling",
     "speed.training_step",
 )
 CONFIGS = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "results" not in path.parts)

@@ -11,12 +11,14 @@ def line_of_comparison(shape: str, result: dict[str, Any]) -> str:
     """One comparison: medians, the ratio with its spread, and ours over the encoder's product."""
     ours, reference = result["ours"], result["reference"]
     times, speedup, over = result["seconds"], result["speedup"], result["over_encoder"]
+    same = result.get("speedup_same_products")
     return (
         f"{shape:11s} {ours:20s} {_duration(times[ours]['median'])}   "
         f"{reference:15s} {_duration(times[reference]['median'])}   "
         f"{speedup['median']:5.2f}x ({speedup['min']:.2f} to {speedup['max']:.2f})   "
         f"encoder product {_duration(times['encoder']['median'])}, ours is {over['median']:.2f}x "
         f"({over['min']:.2f} to {over['max']:.2f})   L0 {result['l0']:.0f}"
+        + (f"   same products {same['median']:.2f}x" if same else "")
     )
 
 

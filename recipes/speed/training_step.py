@@ -22,6 +22,9 @@ Two contestants alternate, batch by batch, in one process, and each ratio is tak
 neighbours; so whatever else the machine does falls on both. Activations are random, of low rank
 plus noise. No latent is dead, so no auxiliary loss is at work in any of them.
 
+Where products of this package run through oneDNN (`sae_lens_bipolar.sparse.products`), the other
+contestant is timed a second time with the same products, and both ratios are given.
+
 Memory is the peak of a process with one contestant, less what it held before the step (parameters,
 optimizer state, the batch).
 """
@@ -30,6 +33,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -58,6 +62,8 @@ from sae_lens_bipolar.files.atomic import write_json, write_text
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
 from sae_lens_bipolar.files.outputs import claim_output
 from sae_lens_bipolar.runs.step_times import seconds
+from sae_lens_bipolar.sparse.measured import device_name
+from sae_lens_bipolar.sparse.products import choice, fast_products
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -70,6 +76,10 @@ def compare(ours: str, reference: str, shape: Shape, options: Options) -> dict[s
     steps = {name: make_step(name, shape, options) for name in (ours, reference)}
     W_enc = torch.randn(shape.d_in, shape.d_sae).to(options.device)
     times: dict[str, list[float]] = {"encoder": [], ours: [], reference: []}
+    here = torch.device(options.device)
+    again = f"{reference}, same products"
+    if here.type == "cpu" and choice().used:
+        times[again] = []
     l0 = 0.0
     for i in range(
         options.steps + 2
@@ -84,14 +94,22 @@ def compare(ours: str, reference: str, shape: Shape, options: Options) -> dict[s
             )
             if name == ours:
                 l0 = output[0].feature_acts.bool().float().sum(-1).mean().item()
+        if again in times:
+            with fast_products(here):
+                taken[again] = seconds(lambda x=x: steps[reference](x), options.device)
         for name, value in taken.items():
             times[name].append(value)
     times = {name: values[2:] for name, values in times.items()}
+    ratios = {"speedup": reference, "speedup_same_products": again}
     return {
         "ours": ours,
         "reference": reference,
         "seconds": {name: summary(values) for name, values in times.items()},
-        "speedup": summary([b / a for a, b in zip(times[ours], times[reference], strict=True)]),
+        **{
+            key: summary([b / a for a, b in zip(times[ours], times[name], strict=True)])
+            for key, name in ratios.items()
+            if name in times
+        },
         "over_encoder": summary(
             [a / e for a, e in zip(times[ours], times["encoder"], strict=True)]
         ),
@@ -172,6 +190,17 @@ def run(options: Options) -> list[dict[str, Any]]:
     return shapes
 
 
+def caches() -> dict[str, str]:
+    """Sizes of the first core's caches, where the system tells them."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = (
+            (folder / name).read_text().strip() for name in ("level", "type", "size")
+        )
+        found[f"L{level} {kind}"] = size
+    return found
+
+
 def environment(options: Options, command: str) -> dict[str, Any]:
     """What the numbers depend on."""
     packages = ("torch", "sae-lens", "sae-lens-bipolar", "numba", "eai-sparsify")
@@ -184,8 +213,11 @@ def environment(options: Options, command: str) -> dict[str, Any]:
         "command": command,
         "versions": versions,
         "python": platform.python_version(),
-        "machine": torch.cuda.get_device_name() if cuda else platform.processor(),
+        "machine": torch.cuda.get_device_name() if cuda else device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
+        "caches": caches(),
+        "blas": re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show()),
+        "products": {**asdict(choice()), "through_onednn": choice().used},
     }
 
 

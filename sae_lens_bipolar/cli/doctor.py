@@ -59,7 +59,12 @@ def _here(module: str) -> str:
 def _devices() -> list[tuple[str, str]]:
     import torch
 
+    from sae_lens_bipolar.sparse.products import choice
+
     found = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")]
+    how = choice()
+    through = f"oneDNN, {how.speedup:.1f}x torch's own" if how.used else "as torch has them"
+    found.append(("products", f"{through} (float32)"))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)

@@ -15,6 +15,7 @@ from sae_lens.util import extract_stop_at_layer_from_tlens_hook_name
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.errors import DataError
+from sae_lens_bipolar.sparse.products import fast_products
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,13 @@ def shared_hook(saes: Iterable[SAE[Any]]) -> str:
 
 def activations(model: HookedTransformer, tokens: torch.Tensor, hook_name: str) -> torch.Tensor:
     """`[batch, position, d_in]` at a hook, or `[batch, position, head, d_head]` at a head hook."""
-    _, cache = model.run_with_cache(
-        tokens,
-        names_filter=[hook_name],
-        stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
-        prepend_bos=False,
-    )
+    with fast_products(model.W_E.device):
+        _, cache = model.run_with_cache(
+            tokens,
+            names_filter=[hook_name],
+            stop_at_layer=extract_stop_at_layer_from_tlens_hook_name(hook_name),
+            prepend_bos=False,
+        )
     return cache[hook_name]
 
 

@@ -23,6 +23,7 @@ from sae_lens_bipolar.evaluation.placement import Placement, placement, shared_h
 from sae_lens_bipolar.evaluation.text_reader import BATCH, TextReader
 from sae_lens_bipolar.inputs.trained_on import require_fits
 from sae_lens_bipolar.polarity.counting import Census, CensusCounter
+from sae_lens_bipolar.sparse.products import fast_products
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,14 @@ def measure(
             here = place.covers(whole).expand(norms.shape)
             threshold = thresholds.setdefault(place, sink_threshold(_flat(x)[here]))
             keep = here & (norms <= threshold)
-            for name, sae in losses_here.saes.items():
-                latents = sae.encode(x)
-                reader.keep_latents(name, batch, latents)
-                sums[name].add(_flat(x), _flat(sae.decode(latents)), latents, here, keep)
-            if start < n_loss:
-                n = n_loss - start
-                losses_here.add(batch[:n], whole[:n], here[:n], keep[:n])
+            with fast_products(whole.device):
+                for name, sae in losses_here.saes.items():
+                    latents = sae.encode(x)
+                    reader.keep_latents(name, batch, latents)
+                    sums[name].add(_flat(x), _flat(sae.decode(latents)), latents, here, keep)
+                if start < n_loss:
+                    n = n_loss - start
+                    losses_here.add(batch[:n], whole[:n], here[:n], keep[:n])
         progress.update(batch.numel())
     progress.close()
     return {

@@ -39,6 +39,7 @@ from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoi
 from sae_lens_bipolar.runs.demands import require_rows, require_widths
 from sae_lens_bipolar.runs.devices import follow, read_copies
 from sae_lens_bipolar.runs.directory import append_metrics, read_metrics, truncate_metrics
+from sae_lens_bipolar.sparse.products import fast_products
 
 
 class RunDirectoryRunner(MultiSAETrainingRunner):
@@ -103,6 +104,11 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         if activations is not None:
             hooks = list(dict.fromkeys(cfg.hook_names_per_sae.values()))
             self.activations_store = CachedStore(activations, cfg, hooks)  # type: ignore[assignment]
+        else:
+            store = self.activations_store
+            store.get_multi_hook_activations = fast_products(model.W_E.device)(  # type: ignore[method-assign]
+                store.get_multi_hook_activations
+            )
 
     @override
     def run(self) -> dict[str, TrainingSAE[Any]]:

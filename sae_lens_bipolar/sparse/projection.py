@@ -9,6 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from sae_lens_bipolar.sparse.pairs import Support
+from sae_lens_bipolar.sparse.products import fast_products
 
 # Samples and latents of one tile of the projection. With fewer samples the encoder's product slows
 # down, because the weights are packed anew for every tile; on CPU a tile stays below the 32 MiB
@@ -79,7 +80,8 @@ def tiles_of(
                 part = slice(first, min(first + columns, projection.d_sae))
                 weights = W_enc[:, part]
                 u = buffer[: rows.shape[0] * weights.shape[1]].view(rows.shape[0], -1)
-                torch.mm(rows, weights, out=u)
+                with fast_products(u.device):
+                    torch.mm(rows, weights, out=u)
                 u = u.to(projection.W_enc.dtype)
                 if scale is not None and b_enc is not None:
                     torch.addcmul(b_enc[part], u, scale[part], out=u)

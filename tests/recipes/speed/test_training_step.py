@@ -1,12 +1,15 @@
 """The benchmark of the training step runs, adds up, and writes what it measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recipes.speed import training_step
-from recipes.speed.contestants import comparisons
+from recipes.speed.contestants import SHAPES, Options, comparisons
+from recipes.speed.report import line_of_comparison
 from sae_lens_bipolar.files.atomic import read_json
+from sae_lens_bipolar.sparse.products import Products
 
 
 def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,6 +19,7 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shape,) = read_json(tmp_path / "results/training_step.json")
     environment = read_json(tmp_path / "environment.json")
     assert environment["command"].startswith("python -m recipes.speed.training_step --shapes tiny")
+    assert environment["products"]["speedup"] > 0
     assert (tmp_path / "config.yaml").is_file()
     assert (shape["name"], shape["d_sae"], shape["batch"]) == ("tiny", 1024, 128)
     wanted = [list(pair) for pair in comparisons()]
@@ -32,6 +36,18 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert c["l0"] == pytest.approx(wanted_l0, rel=0.3)
     assert len(capsys.readouterr().out.splitlines()) == len(wanted)
     assert (tmp_path / "report/training_step.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_where_products_are_replaced_both_contestants_are_timed_with_them(monkeypatch) -> None:
+    options = Options(steps=2)
+    shape = SHAPES["tiny"]
+    same = Products(speedup=1.0, error=3e-7, own_error=3e-7)
+    for found in (same, replace(same, speedup=2.0)):
+        monkeypatch.setattr(training_step, "choice", lambda found=found: found)
+        row = training_step.compare("our abstopk", "SAELens abstopk", shape, options)
+        assert ("SAELens abstopk, same products" in row["seconds"]) == found.used
+        assert ("speedup_same_products" in row) == found.used
+        assert ("same products" in line_of_comparison("tiny", row)) == found.used
 
 
 def test_only_some_contestants(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.abstopk.paper_numbers import TASKS
-from recipes.abstopk.scores import LABELS, READINGS, Score, of_run
+from recipes.abstopk.scores import LABELS, READINGS, Score, averaged, of_run
 from recipes.common.arguments import command, parse
 from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.reports.figures import Plot, save
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="run directory of table2")
     output = parse(parser, arguments).output
     drawing.require_matplotlib()
-    save(figure(of_run(output)), output / "report")
+    save(figure(averaged(of_run(output))), output / "report")
     print(output / "report" / "figure3.png")
 
 

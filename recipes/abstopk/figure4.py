@@ -15,12 +15,22 @@ The same command continues a run that stopped. More commands and all settings ar
 recipes/abstopk/figure4.yaml.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from recipes.abstopk.figure4_claims import (
+    FROM_MEAN,
+    MEASURES,
+    METHODS,
+    Comparison,
+    Measure,
+    Row,
+    averaged,
+    by_layer,
+    claims,
+    comparisons,
+)
 from recipes.abstopk.ranking import ranking_sentence
 from recipes.abstopk.training import (
     add_options,
@@ -33,10 +43,12 @@ from recipes.abstopk.training import (
 )
 from recipes.common.arguments import parse, recipe_command
 from recipes.common.cells import Cell, run_recipe
-from recipes.common.claims import Claim, claims_table, verdict, write_claims
+from recipes.common.claims import claims_table, write_claims
+from recipes.common.comparisons import means_over_seeds
 from recipes.common.scales import read_scale
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
-from sae_lens_bipolar.files.names import SUMMARY
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CONFIG_FILE, SUMMARY
 from sae_lens_bipolar.reports import drawing
 from sae_lens_bipolar.reports.figures import Plot, save
 
@@ -47,40 +59,6 @@ CONFIG = Path(__file__).parent / "figure4.yaml"
 RESULT = "result.json"
 TABLE = "results/figure4.md"
 
-METHODS = {"jumprelu": "JumpReLU", "topk": "TopK", "abstopk": "AbsTopK"}
-Row = Mapping[str, Any]
-
-
-class Measure(NamedTuple):
-    """One panel."""
-
-    key: str  # in the rows of the summary
-    title: str
-    lower_is_better: bool
-
-    def better(self, mine: float, other: float) -> bool:
-        return mine < other if self.lower_is_better else mine > other
-
-
-# Training MSE is SAELens's: summed over d_in, of activations scaled to a mean norm of sqrt(d_in).
-MEASURES = (
-    Measure("train_mse", "training MSE, lower is better", True),
-    Measure("nmse", "nMSE, lower is better", True),
-    Measure("loss_recovered", "loss recovered, higher is better", False),
-)
-
-
-class Comparison(NamedTuple):
-    """The three methods at one k of one layer, by one measure."""
-
-    model: str
-    layer: int
-    k: int
-    measure: Measure
-    abstopk: float
-    topk: float
-    jumprelu: float | None  # interpolated at L0 = k; None outside the L0 it reached
-
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
     """Train and measure the SAEs of one layer, and write their rows."""
@@ -90,54 +68,20 @@ def run_cell(params: Mapping[str, Any], directory: Path) -> None:
 def report(output: Path) -> str:
     """Write figure, table and verdicts from `results/summary.json`; return the two tables."""
     rows = read_json(output / SUMMARY)
-    compared = comparisons(rows)
-    found = claims(rows, compared)
+    compared = averaged(comparisons(rows))
+    found = claims(rows, load_yaml(output / CONFIG_FILE).get("margins", {}))
     save(figure(rows), output / "report")
-    text = f"{ranking_sentence(found, rows)}\n\n{table(compared)}"
+    text = f"{ranking_sentence(found[: len(MEASURES)], rows)}\n\n{table(compared)}"
     write_text(output / TABLE, text)
     write_claims(output, found)
     return f"{text}\n{claims_table(found)}"
 
 
-def comparisons(rows: Sequence[Row]) -> list[Comparison]:
-    """Every k of every layer and measure."""
-    found = []
-    for (model, layer), group in by_layer(rows).items():
-        for measure in MEASURES:
-            at_k = {
-                method: {row["k"]: row[measure.key] for row in group if row["method"] == method}
-                for method in ("topk", "abstopk")
-            }
-            jumprelu = interpolator([row for row in group if row["method"] == "jumprelu"], measure)
-            for k, value in sorted(at_k["abstopk"].items()):
-                topk = at_k["topk"][k]
-                found.append(Comparison(model, layer, k, measure, value, topk, jumprelu(k)))
-    return found
-
-
-def interpolator(rows: Sequence[Row], measure: Measure) -> Callable[[float], float | None]:
-    """The measure at an L0, linear in log L0 between measured points; None beyond them."""
-    points = sorted((row["l0"], row[measure.key]) for row in rows if row["l0"] > 0)
-
-    def at(l0: float) -> float | None:
-        if not points or not points[0][0] <= l0 <= points[-1][0]:
-            return None
-        xs, ys = zip(*points, strict=True)
-        return float(np.interp(np.log(l0), np.log(xs), ys))
-
-    return at
-
-
-def by_layer(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
-    """Rows by model and layer, in their order."""
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["model"], row["layer"]), []).append(row)
-    return groups
-
-
 def figure(rows: Sequence[Row]) -> Plot:
-    """Three panels per model and layer, one line per method."""
+    """Three panels per model and layer, one line per method: means over seeds."""
+    keys = ("model", "layer", "method", "point")
+    started = [row for row in rows if row.get("start", FROM_MEAN) == FROM_MEAN]
+    rows = means_over_seeds(started, keys, ("l0", *(m.key for m in MEASURES)))
     groups = by_layer(rows)
     with drawing.style():
         plot, grid = drawing.panels(len(groups), 3, 11.0, 0.6 + 3.0 * len(groups))
@@ -185,33 +129,6 @@ def table(compared: Sequence[Comparison]) -> str:
         "JumpReLU is interpolated at L0 = k (linear in log L0); – where its sweep does not reach."
     )
     return "\n".join([*lines, "", note, ""])
-
-
-def claims(rows: Sequence[Row], compared: Sequence[Comparison]) -> list[Claim]:
-    """The paper's ranking by each measure, beside ours."""
-    tokens = min(row["n_train_tokens"] for row in rows)
-    found = []
-    for measure in MEASURES:
-        mine = [one for one in compared if one.measure is measure]
-        against = [one for one in mine if one.jumprelu is not None]
-        over_topk = sum(measure.better(one.abstopk, one.topk) for one in mine)
-        over_jumprelu = sum(measure.better(one.abstopk, one.jumprelu or 0.0) for one in against)
-        holds = 2 * over_topk > len(mine) and (2 * over_jumprelu > len(against) or not against)
-        name = measure.title.split(",")[0]
-        found.append(
-            Claim(
-                claim=f"AbsTopK has the best {name} of the three at most sparsities",
-                paper="curves without numbers (Figures 2 and 4)",
-                ours=(
-                    f"better than TopK at {over_topk} of {len(mine)} k; better than JumpReLU at "
-                    f"{over_jumprelu} of the {len(against)} k that its sweep reaches"
-                ),
-                seeds=len({row["seed"] for row in rows}),
-                tokens=tokens,
-                verdict=verdict(holds if mine else None),
-            )
-        )
-    return found
 
 
 def cells_of(

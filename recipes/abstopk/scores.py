@@ -1,4 +1,4 @@
-"""Table 2 of the AbsTopK paper from benchmark rows: ours beside the paper's, and verdicts.
+"""Table 2 of the AbsTopK paper from benchmark rows: ours beside the paper's.
 
 The paper does not say which n (SCR, TPP) and k (sparse probing) its table uses: every one that was
 run is a row here, and SAEBench's defaults (n = 20, k = 5) are marked. The paper says that its
@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from recipes.abstopk.paper_numbers import METHODS, TABLE_2, TASKS, table_2, table_2_mean
-from recipes.common.claims import NOT_RUN, Claim, verdict
+from recipes.abstopk.paper_numbers import METHODS, TASKS, table_2, table_2_mean
 from sae_lens_bipolar.files.atomic import read_json
 from sae_lens_bipolar.files.fields import load_yaml
 from sae_lens_bipolar.files.names import CONFIG_FILE, SUMMARY
@@ -45,7 +44,7 @@ READINGS = (
     Reading("sparse_probing", "sparse probing", "sae_top_k_test_accuracy", 5),
 )
 # The reading that stands for a task where one has to be chosen.
-_MAIN = {task: next(r for r in READINGS if r.task == task) for task in TASKS}
+MAIN = {task: next(r for r in READINGS if r.task == task) for task in TASKS}
 
 
 class Score(NamedTuple):
@@ -197,52 +196,14 @@ def _table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in body)])
 
 
-def claims(found: Sequence[Score], trained: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    """One claim per task: AbsTopK scores highest of the three, on the task's own protocol."""
-    return [_claim(task, found, trained) for task in TASKS]
-
-
-def _claim(task: str, found: Sequence[Score], trained: Sequence[Mapping[str, Any]]) -> Claim:
-    reading, protocol = _MAIN[task], SUITES[task].headline.protocol
-    mine = [s for s in found if s.reading == reading.label and s.is_default]
-    best, compared = _best(s for s in mine if s.protocol == protocol)
-    ours = "; ".join(
-        f"{name}: {_means([s for s in mine if s.protocol == name])}"
-        for name in ("signed", "split")
-        if any(s.protocol == name for s in mine)
-    )
-    paper_best, paper_rows = best_in_paper(task)
-    described = ", ".join(f"{LABELS[m]} {table_2_mean(m, task):.3f}" for m in METHODS)
-    result = verdict(2 * best > compared) if compared else NOT_RUN
-    return Claim(
-        claim=f"AbsTopK scores highest in {reading.label}",
-        paper=f"highest in {paper_best} of {paper_rows} rows; means {described}",
-        ours=f"highest in {best} of {compared} ({protocol}). {ours}" if compared else "",
-        seeds=len({row["seed"] for row in trained}) if compared else 0,
-        tokens=min(row["n_train_tokens"] for row in trained) if compared else 0,
-        verdict=result,
-    )
-
-
-def _best(found: Iterable[Score]) -> tuple[int, int]:
-    """In how many (model, layer) AbsTopK is strictly highest, and of how many with all three."""
-    groups: dict[tuple[str, int], dict[str, float]] = {}
-    for score in found:
-        groups.setdefault((score.model, score.layer), {})[score.method] = score.ours
-    whole = [group for group in groups.values() if len(group) == len(METHODS)]
-    best = [g for g in whole if g["abstopk"] > max(v for m, v in g.items() if m != "abstopk")]
-    return len(best), len(whole)
-
-
-def best_in_paper(task: str) -> tuple[int, int]:
-    """In how many rows of Table 2 AbsTopK is strictly highest, and of how many."""
-    groups: dict[tuple[str, int], dict[str, float]] = {}
-    for row in TABLE_2:
-        groups.setdefault((row.model, row.layer), {})[row.method] = row.scores[task]
-    best = [g for g in groups.values() if g["abstopk"] > max(g["topk"], g["jumprelu"])]
-    return len(best), len(groups)
-
-
-def _means(found: Sequence[Score]) -> str:
-    means = {m: [s.ours for s in found if s.method == m] for m in METHODS}
-    return ", ".join(f"{LABELS[m]} {fmean(values):.3f}" for m, values in means.items() if values)
+def averaged(found: Sequence[Score]) -> list[Score]:
+    """The scores as means over seeds, for tables and figures; `sae` is then that of one seed."""
+    groups: dict[tuple[Any, ...], list[Score]] = {}
+    for one in found:
+        key = (one.model, one.layer, one.protocol, one.reading, one.budget, one.method)
+        groups.setdefault(key, []).append(one)
+    return [
+        group[0]._replace(ours=ours, difference=ours - group[0].paper)
+        for group in groups.values()
+        for ours in [fmean(one.ours for one in group)]
+    ]

@@ -10,6 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from recipes.common.claims import DOES_NOT_HOLD, HOLDS, NOT_RUN, UNDECIDED
+from recipes.common.verdicts import verdict_of_interval
+
+__all__ = [
+    "Test",
+    "benjamini_hochberg",
+    "bootstrap",
+    "holm",
+    "verdict_of",
+    "verdict_of_interval",
+]
 
 
 class Test(NamedTuple):
@@ -71,8 +81,3 @@ def verdict_of(tests: Sequence[Test], alpha: float = 0.05) -> str:
     if all(p <= alpha / 2 for p in above):
         return HOLDS
     return DOES_NOT_HOLD if any(p <= alpha / 2 for p in below) else UNDECIDED
-
-
-def verdict_of_interval(low: float, high: float, threshold: float) -> str:
-    """Whether something is above a threshold, from its interval."""
-    return HOLDS if low > threshold else DOES_NOT_HOLD if high < threshold else UNDECIDED

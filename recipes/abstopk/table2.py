@@ -23,6 +23,7 @@ from typing import Any
 
 from recipes.abstopk import figure3, scores
 from recipes.abstopk.ranking import ranking_sentence
+from recipes.abstopk.table2_claims import claims
 from recipes.abstopk.training import (
     SWEEP,
     add_options,
@@ -54,7 +55,13 @@ RESULT = "result.json"
 BENCH = "saebench"  # the benchmark's directory in a cell's
 NOT_RUN = "results/not_run.json"
 TABLE = "results/table2"  # .md and .csv
-SECTIONS = ("bench", "not_run")  # of a scale, that train nothing
+SECTIONS = ("bench", "not_run", "margins")  # of a scale, that train nothing
+EXAMPLES = {  # fields of the benchmark that say how many test examples a task has
+    "absorption": "absorption_words",
+    "scr": "ablation_test_size",
+    "tpp": "ablation_test_size",
+    "sparse_probing": "probing_test_size",
+}
 
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
@@ -115,14 +122,17 @@ def report(output: Path) -> str:
     """Write tables, figure and verdicts from `results/`; return the tables."""
     settings = load_yaml(output / CONFIG_FILE)
     trained, found = read_json(output / SUMMARY), scores.of_run(output)
-    claims = scores.claims(found, trained)
-    opening = [ranking_sentence(claims, trained), *data_note(settings["bench"])]
-    text = "\n\n".join([*opening, scores.markdown(found, read_json(output / NOT_RUN))])
+    shown = scores.averaged(found)
+    bench_settings = bench_config(settings["bench"], "cpu")
+    examples = {task: getattr(bench_settings, field) for task, field in EXAMPLES.items()}
+    found_claims = claims(found, trained, examples, settings.get("margins"))
+    opening = [ranking_sentence(found_claims, trained), *data_note(settings["bench"])]
+    text = "\n\n".join([*opening, scores.markdown(shown, read_json(output / NOT_RUN))])
     write_text(output / f"{TABLE}.md", text)
     write_text(output / f"{TABLE}.csv", tables.csv([score._asdict() for score in found]))
-    save(figure3.figure(found), output / "report")
-    write_claims(output, claims)
-    return f"{text}\n{claims_table(claims)}"
+    save(figure3.figure(shown), output / "report")
+    write_claims(output, found_claims)
+    return f"{text}\n{claims_table(found_claims)}"
 
 
 def data_note(bench_settings: Mapping[str, Any]) -> list[str]:

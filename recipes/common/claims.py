@@ -12,11 +12,19 @@ from pathlib import Path
 from recipes.common.arguments import command, parse
 from sae_lens_bipolar.errors import require_choice, require_number
 from sae_lens_bipolar.files.atomic import read_json, write_json
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CONFIG_FILE
 
 HOLDS, DOES_NOT_HOLD, NOT_RUN = "holds", "does not hold", "not run at this scale"
 UNDECIDED = "undecided"  # the interval holds both answers
 VERDICTS = (HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_RUN)
 CLAIMS = "results/claims.json"
+MEDIUM = "medium"  # folder of the results of that scale
+RECIPES = Path(__file__).parents[1]
+SMOKE = (
+    "*Smoke test (scale `small`): short runs, which show that the recipe works. Evidence is the "
+    "scale `medium`.*\n\n"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,22 @@ class Claim:
     seeds: int  # seeds behind our number
     tokens: int  # training tokens (samples, for synthetic data) per SAE
     verdict: str  # one of VERDICTS
+    estimate: float | None = None  # what the verdict is of; None where it is of no estimate
+    low: float | None = None  # 95% interval; None with one seed
+    high: float | None = None
+    margin: float | None = None  # fixed in the configuration, that the interval is compared with
+    examples: int | None = None  # test examples behind a benchmark score
+
+    @property
+    def interval(self) -> str:
+        """`+0.0120 [+0.0080, +0.0160] against +0.0050`; empty where there is no estimate."""
+        if self.estimate is None:
+            return ""
+        found = f"{self.estimate:+.4f}"
+        if self.low is not None and self.high is not None:
+            found += f" [{self.low:+.4f}, {self.high:+.4f}]"
+        found += f" against {self.margin or 0:+.4f}"
+        return found + (f", {self.examples} examples" if self.examples else "")
 
     def __post_init__(self) -> None:
         require_choice(self.verdict, VERDICTS, "verdict")
@@ -48,7 +72,8 @@ def verdict(holds: bool | None) -> str:
 def write_claims(output: Path, claims: Sequence[Claim]) -> Path:
     """Write `output/results/claims.json` and return its path."""
     path = output / CLAIMS
-    write_json(path, [asdict(claim) for claim in claims])
+    kept = [{k: v for k, v in asdict(claim).items() if v is not None} for claim in claims]
+    write_json(path, kept)
     return path
 
 
@@ -58,25 +83,42 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """A Markdown table, one row per claim."""
-    lines = [
-        "| claim | paper | here | seeds | tokens | verdict |",
-        "|---|---|---|---|---|---|",
+    """A Markdown table, one row per claim; a column of intervals where a claim has one."""
+    heads = ["claim", "paper", "here", "estimate [95%]", "seeds", "tokens", "verdict"]
+    rows = [
+        [
+            *(c.claim, c.paper, c.ours or "-", c.interval or "-", c.seeds, f"{c.tokens:,}"),
+            f"**{c.verdict}**",
+        ]
+        for c in claims
     ]
-    for c in claims:
-        cells = (c.claim, c.paper, c.ours or "-", c.seeds, f"{c.tokens:,}", f"**{c.verdict}**")
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    if not any(c.interval for c in claims):
+        for row in (heads, *rows):
+            del row[3]
+    shown = [[str(cell).replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in shown]
+    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]]) + "\n"
 
 
 def claims_page(paths: Sequence[Path]) -> str:
     """The tables of verdict files, or of all verdict files below folders, under headings."""
     tables = [
-        f"## {name}\n\n{claims_table(read_claims(file))}"
+        f"## {name}\n\n{_smoke_note(file)}{claims_table(read_claims(file))}"
         for path in paths
         for name, file in _verdict_files(path)
     ]
     return "\n".join(["# What the papers claim, and what the recipes found\n", *tables])
+
+
+def _smoke_note(file: Path) -> str:
+    """A line over verdicts of the scale `small`, where the recipe has one that is evidence."""
+    config = file.parents[1] / CONFIG_FILE
+    found = load_yaml(config) if config.is_file() else {}
+    if found.get("scale") != "small":
+        return ""
+    recipe = RECIPES.joinpath(*str(found["recipe"]).split(".")).with_suffix(".yaml")
+    scales = load_yaml(recipe) if recipe.is_file() else {}
+    return SMOKE if "medium" in scales else ""
 
 
 def _verdict_files(path: Path) -> list[tuple[str, Path]]:
@@ -84,6 +126,7 @@ def _verdict_files(path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         return [(path.resolve().parents[1].name, path)]
     runs = [file.parents[1] for file in sorted(path.rglob(CLAIMS))]
+    runs.sort(key=lambda run: MEDIUM not in run.parts)  # what is evidence comes first
     return [((r if r == path else r.relative_to(path)).as_posix(), r / CLAIMS) for r in runs]
 
 

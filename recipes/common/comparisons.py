@@ -46,7 +46,7 @@ class Interval(NamedTuple):
 class MetTargets(NamedTuple):
     """How many SAEs have the L0 they were asked for."""
 
-    met: int  # SAEs within L0_TOLERANCE of their target
+    met: int  # SAEs within the tolerance
     n: int  # all SAEs
     furthest: float  # largest relative distance from a target
     name: str  # the SAE at that distance; "" if rows have no names
@@ -109,8 +109,8 @@ def bootstrap(values: Sequence[float], confidence: float = 0.95, draws: int = 10
     return Interval(float(sample.mean()), float(low), float(high))
 
 
-def met_targets(rows: Sequence[Row]) -> MetTargets:
-    """How many rows have an `l0` within `L0_TOLERANCE` of their `l0_target`."""
+def met_targets(rows: Sequence[Row], tolerance: float = L0_TOLERANCE) -> MetTargets:
+    """How many rows have an `l0` within a relative distance of their `l0_target`."""
     off = [(abs(row["l0"] / row["l0_target"] - 1), row.get("name", "")) for row in rows]
     furthest, name = max(off, default=(0.0, ""))
-    return MetTargets(sum(error <= L0_TOLERANCE for error, _ in off), len(off), furthest, name)
+    return MetTargets(sum(error <= tolerance for error, _ in off), len(off), furthest, name)

@@ -1,21 +1,25 @@
 """Means, verdicts and the figure of `ablations.py`, from `results/saes.json` alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from recipes.common.claims import Claim, claims_table, verdict, write_claims
-from recipes.common.comparisons import (
-    Mean,
-    Row,
-    matched_differences,
-    mean_and_error,
-    means_over_seeds,
-    select,
+from recipes.common.claims import Claim, claims_table, write_claims
+from recipes.common.comparisons import Row, matched_differences, means_over_seeds, select
+from recipes.common.verdicts import (
+    Estimate,
+    decide,
+    decide_all,
+    decide_within,
+    judged,
+    over_seeds,
+    targets_claim,
 )
 from recipes.sagsae.training import SAES
 from sae_lens_bipolar.files.atomic import read_json, write_json
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CONFIG_FILE
 from sae_lens_bipolar.reports import drawing, figures
 
 Rows = Sequence[Row]
@@ -35,7 +39,7 @@ def report(output: Path) -> str:
     rows = read_json(output / SAES)
     means = variants(rows)
     write_json(output / "results/variants.json", means)
-    verdicts = claims(rows)
+    verdicts = claims(rows, load_yaml(output / CONFIG_FILE).get("margins"))
     write_claims(output, verdicts)
     figures.save(draw(means), output / "report")
     return claims_table(verdicts)
@@ -47,8 +51,15 @@ def variants(rows: Rows) -> list[dict[str, Any]]:
     return means_over_seeds(rows, keys, (*METRICS, "bipolar_fraction", "nmse"))
 
 
-def claims(rows: Rows) -> list[Claim]:
-    """The paper's claims about its ablations, each tested on the rows, seed by seed."""
+def claims(rows: Rows, margins: Mapping[str, float] | None = None) -> list[Claim]:
+    """The paper's claims about its ablations, each tested on the rows, seed by seed.
+
+    Args:
+        rows: of `results/saes.json`.
+        margins: "r2" and "dead_fraction": what a difference without a number of the paper's must
+            exceed; 0 if there is none. "l0": the tolerance of L0 targets.
+    """
+    margins = margins or {}
     n = {
         "seeds": len({row["seed"] for row in rows}),
         "tokens": max((row["n_train_tokens"] for row in rows), default=0),
@@ -56,20 +67,22 @@ def claims(rows: Rows) -> list[Claim]:
     untied = gap(rows, "symmetry none", RECOMMENDED, "r2")
     tied_gain = gap(rows, "symmetry gain", RECOMMENDED, "r2")
     both = f"untied less tied {untied}; gain tied less all tied {tied_gain}"
-    return [
-        Claim(**_without_auxiliary(rows), **n),
-        Claim(
+    tied = untied if tied_gain else None
+    found = [
+        _without_auxiliary(rows, n),
+        judged(
             "tying thresholds, gains and biases of the two sides changes R² by 0.0015 or less",
             "|ΔR²| = 0.0015",
-            both if untied and tied_gain else "",
+            both if tied else "",
+            [(tied, -0.0015), (-tied, -0.0015)] if tied else [],
+            decide_within(tied, 0.0015),
             **n,
-            verdict=verdict(abs(untied.mean) <= 0.0015 if untied else None),
         ),
         _gap_claim(
             "the two-sided gate is load-bearing: one-sided, R² is lower by 0.01 or more",
             "load-bearing",
-            gap(rows, "one-sided gate", RECOMMENDED, "r2"),
-            lambda mean: mean <= -0.01,
+            gap(rows, RECOMMENDED, "one-sided gate", "r2"),
+            0.01,
             n,
         ),
         _gap_claim(
@@ -78,64 +91,79 @@ def claims(rows: Rows) -> list[Claim]:
             "collapse at full width on the residual stream of SmolLM3-3B; settings recommended "
             "against it",
             gap(rows, FULL_WIDTH, RECOMMENDED, "r2"),
-            lambda mean: mean > -0.01,
+            -0.01,
             n,
         ),
         _gap_claim(
             "resets keep latents alive at full width: from small thresholds, the dead fraction is "
             "lower with them than without",
             "recommended",
-            gap(rows, SMALL, f"{SMALL}, no resets", "dead_fraction"),
-            lambda mean: mean < 0,
+            gap(rows, f"{SMALL}, no resets", SMALL, "dead_fraction"),
+            margins.get("dead_fraction", 0.0),
             n,
         ),
         _gap_claim(
             "large thresholds without resets collapse at full width: R² is lower by 0.1 or more "
             "than from small ones with resets",
             "small thresholds and resets recommended",
-            gap(rows, LARGE, SMALL, "r2"),
-            lambda mean: mean <= -0.1,
+            gap(rows, SMALL, LARGE, "r2"),
+            0.1,
             n,
         ),
         _gap_claim(
             "letting the auxiliary term train the decoder costs R²",
             "not given: users of SAELens's gated class report it",
-            gap(rows, "auxiliary loss trains the decoder", RECOMMENDED, "r2"),
-            lambda mean: mean < 0,
+            gap(rows, RECOMMENDED, "auxiliary loss trains the decoder", "r2"),
+            margins.get("r2", 0.0),
             n,
         ),
     ]
+    return [*found, targets_claim(rows, margins["l0"])] if "l0" in margins else found
 
 
-def gap(rows: Rows, label: str, reference: str, metric: str) -> Mean | None:
-    """Mean of `label - reference`, matched by model, hookpoint and seed; None without a pair."""
+def gap(rows: Rows, label: str, reference: str, metric: str) -> Estimate | None:
+    """`label - reference`, matched by model, hookpoint and seed; None without a pair."""
     ours, theirs = (select(rows, label=name) for name in (label, reference))
     found = matched_differences(ours, theirs, metric, by=("model", "hookpoint", "seed"))
-    return mean_and_error(list(found.values())) if found else None
+    return _by_seed({key: [value] for key, value in found.items()}) if found else None
+
+
+def _by_seed(values: Mapping[tuple[Any, ...], Sequence[float]]) -> Estimate:
+    """An estimate of one value per seed (the key's last part): the mean of all that share it."""
+    seeds: dict[Any, list[float]] = {}
+    for (*_, seed), several in values.items():
+        seeds.setdefault(seed, []).extend(several)
+    return over_seeds([fmean(of_seed) for of_seed in seeds.values()])
 
 
 def _gap_claim(
-    claim: str, paper: str, found: Mean | None, holds: Callable[[float], bool], n: dict[str, int]
+    claim: str, paper: str, found: Estimate | None, margin: float, n: dict[str, int]
 ) -> Claim:
-    outcome = verdict(holds(found.mean) if found else None)
-    return Claim(claim, paper, str(found or ""), **n, verdict=outcome)
+    tested = [] if found is None else [(found, margin)]
+    return judged(claim, paper, str(found or ""), tested, decide(found, margin), **n)
 
 
-def _without_auxiliary(rows: Rows) -> dict[str, str]:
+def _without_auxiliary(rows: Rows, n: dict[str, int]) -> Claim:
     bare = select(rows, label="no auxiliary loss")
-    ours, holds = "", None
+    ours, tested = "", []
     if bare:
         mean = {key: fmean(row[key] for row in bare) for key in METRICS}
         ours = f"loss recovered {mean['loss_recovered']:.3f}, {mean['dead_fraction']:.1%} dead, "
         ours += f"R² {mean['r2']:.3f}, L0 {mean['l0']:.1f}"
-        holds = mean["loss_recovered"] < 0.5 and mean["dead_fraction"] > 0.9
-    return {
-        "claim": "without the auxiliary loss it collapses: loss recovered below 0.5 and more than "
-        "90% of latents dead",
-        "paper": "loss recovered 0.27, 98% dead",
-        "ours": ours,
-        "verdict": verdict(holds),
-    }
+        lost, dead = (
+            _by_seed({(i, row["seed"]): [row[key]] for i, row in enumerate(bare)})
+            for key in ("loss_recovered", "dead_fraction")
+        )
+        tested = [(-lost, -0.5), (dead, 0.9)]
+    return judged(
+        "without the auxiliary loss it collapses: loss recovered below 0.5 and more than 90% of "
+        "latents dead",
+        "loss recovered 0.27, 98% dead",
+        ours,
+        tested,
+        decide_all(tested),
+        **n,
+    )
 
 
 def draw(means: Rows) -> figures.Plot:

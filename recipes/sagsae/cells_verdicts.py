@@ -1,30 +1,39 @@
-"""Comparisons, verdicts and figures of `cells.py`, from `results/saes.json` alone."""
+"""Comparisons and verdicts of `cells.py`, from `results/saes.json` alone."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from recipes.common.claims import Claim, claims_table, verdict, write_claims
+from recipes.common.claims import HOLDS, Claim, claims_table, write_claims
 from recipes.common.comparisons import (
     L0_TOLERANCE,
-    Mean,
     Row,
     matched_differences,
-    means_over_seeds,
-    met_targets,
     select,
 )
+from recipes.common.verdicts import (
+    Estimate,
+    Tested,
+    decide_all,
+    decide_any,
+    decide_half,
+    judged,
+    over_seeds,
+    targets_claim,
+)
+from recipes.sagsae.cells_figures import FIGURES, curves, draw
 from recipes.sagsae.training import SAES
 from sae_lens_bipolar.evaluation.pareto import Comparison, Curve, compare, geometric_mean_ratio
 from sae_lens_bipolar.files.atomic import read_json, write_json
-from sae_lens_bipolar.reports import drawing, figures
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from sae_lens_bipolar.files.fields import load_yaml
+from sae_lens_bipolar.files.names import CONFIG_FILE
+from sae_lens_bipolar.reports import figures
 
 Rows = Sequence[Row]
+Judged = tuple[str, str, str, list[Tested], str]  # claim, paper, ours, estimates, verdict
 
 OURS, THEIRS = "SA-GSAE H", "Gated 2H"
 DEAD_RATIOS = (  # hookpoint, what the paper's range starts at, its range
@@ -32,11 +41,6 @@ DEAD_RATIOS = (  # hookpoint, what the paper's range starts at, its range
     ("attn_out", 2, "2 to 4 times"),
     ("resid_post", 2, "100 to 500 times on Pythia-1B, 2 to 4 times on SmolLM3-3B"),
 )
-FIGURES = {
-    "dead_fraction": "dead fraction",
-    "loss_recovered": "loss recovered",
-    "r2": "R²",
-}
 
 
 def report(output: Path) -> str:
@@ -44,7 +48,7 @@ def report(output: Path) -> str:
     rows = read_json(output / SAES)
     compared = comparisons(rows)
     write_json(output / "results/comparisons.json", compared)
-    verdicts = claims(rows, compared)
+    verdicts = claims(rows, compared, load_yaml(output / CONFIG_FILE).get("margins"))
     write_claims(output, verdicts)
     points = curves(rows)
     for metric, name in FIGURES.items():
@@ -103,88 +107,120 @@ def dead_ratio(ours: Rows, theirs: Rows) -> dict[str, Any]:
     return {**mean._asdict(), "l0_targets": targets, "theirs_and_ours": dead, "floors": floors}
 
 
-def claims(rows: Rows, compared: Rows) -> list[Claim]:
-    """The paper's claims about its cells, each tested on the rows and comparisons."""
+def claims(rows: Rows, compared: Rows, margins: Mapping[str, float] | None = None) -> list[Claim]:
+    """The paper's claims about its cells, each tested on the rows and comparisons.
+
+    Args:
+        rows: of `results/saes.json`.
+        compared: of `comparisons`.
+        margins: "r2": what a mean difference must exceed to be one; 0 if there is none. "l0": the
+            tolerance of L0 targets.
+    """
+    margins = margins or {}
+    margin = margins.get("r2", 0.0)
     measured = [c for c in compared if c["r2"]]
     tested = partial(
-        Claim,
+        judged,
         seeds=min((c["r2"]["n_seeds"] for c in measured), default=0),
         tokens=max((row["n_train_tokens"] for row in rows), default=0),
     )
-    below = [c for c in measured if not c["r2"]["strictly_above"]]
+    below = [c for c in measured if decide_all([(_estimate(c["r2"]), margin)]) != HOLDS]
     return [
-        *(tested(**found) for found in _reconstruction(measured, below)),
-        tested(**_dead_difference(below)),
-        *(tested(**_dead_ratio(compared, *expected)) for expected in DEAD_RATIOS),
-        tested(**_two_sided(compared)),
+        *(tested(*found) for found in _reconstruction(measured, below, margin)),
+        tested(*_dead_difference(below)),
+        *(tested(*_dead_ratio(rows, compared, *expected)) for expected in DEAD_RATIOS),
+        tested(*_two_sided(rows, compared)),
         full_width(rows),
-        meets_targets(rows),
+        targets_claim(rows, margins.get("l0", L0_TOLERANCE)),
     ]
 
 
-def _reconstruction(measured: Rows, below: Rows) -> Iterable[dict[str, Any]]:
-    above = len(measured) - len(below)
+def _estimate(found: Row) -> Estimate:
+    """The mean difference over the L0 overlap, as `described` holds it."""
+    return Estimate(found["mean_difference"], found["mean_standard_error"], found["n_seeds"])
+
+
+def _reconstruction(measured: Rows, below: Rows, margin: float) -> Iterable[Judged]:
+    above = sum(c["r2"]["strictly_above"] for c in measured)
     gaps = [
-        f"{_where(c)} {_mean(c['r2'])}, from {c['r2']['min_difference']:+.3f} to "
+        f"{_where(c)} {_estimate(c['r2'])}, from {c['r2']['min_difference']:+.3f} to "
         f"{c['r2']['max_difference']:+.3f} (L0 {c['r2']['l0_overlap'][0]:.1f} to "
         f"{c['r2']['l0_overlap'][1]:.1f})"
         for c in measured
     ]
-    yield {
-        "claim": f"{OURS} is strictly above {THEIRS} in R² over the whole measured L0 overlap in "
-        "half of the cells or more",
-        "paper": "3 of 6: both MLP outputs, the residual stream of Pythia-1B",
-        "ours": f"{above} of {len(measured)}; difference in R²: {'; '.join(gaps)}",
-        "verdict": verdict(2 * above >= len(measured) if measured else None),
-    }
-    yield {
-        "claim": f"where it is not above, {OURS} is within 0.025 R² of {THEIRS}",
-        "paper": "largest gap -0.008",
-        "ours": "; ".join(f"{_where(c)} {c['r2']['min_difference']:+.3f}" for c in below),
-        "verdict": verdict(
-            all(c["r2"]["min_difference"] >= -0.025 for c in below) if below else None
+    tested: list[Tested] = [(_estimate(c["r2"]), margin) for c in measured]
+    yield (
+        f"{OURS} is above {THEIRS} in R² over the measured L0 overlap, as a mean over it, in half "
+        "of the cells or more",
+        "strictly above in 3 of 6: both MLP outputs, the residual stream of Pythia-1B",
+        f"strictly above in {above} of {len(measured)}; difference in R²: {'; '.join(gaps)}",
+        tested,
+        decide_half(tested),
+    )
+    near: list[Tested] = [(_estimate(c["r2"]), -0.025) for c in below]
+    yield (
+        f"where it is not above, {OURS} is within 0.025 R² of {THEIRS}, as a mean over the overlap",
+        "largest gap -0.008",
+        "; ".join(f"{_where(c)} {_estimate(c['r2'])}" for c in below),
+        near,
+        decide_all(near),
+    )
+
+
+def _dead_difference(below: Rows) -> Judged:
+    lower = [(_where(c), _estimate(c["dead_fraction"])) for c in below]
+    tested: list[Tested] = [(-found, 0.35) for _, found in lower]
+    return (
+        f"where it is not above, the dead fraction of {OURS} is lower than that of {THEIRS} by "
+        "0.35 or more",
+        "0.35 to 0.62 lower",
+        "; ".join(f"{where} {found}" for where, found in lower),
+        tested,
+        decide_all(tested),
+    )
+
+
+def _dead_ratio(rows: Rows, compared: Rows, hookpoint: str, factor: float, paper: str) -> Judged:
+    here = [c for c in compared if _is_at(c, hookpoint)]
+    logs = [_log_dead_ratio(rows, c["model"], hookpoint) for c in here]
+    tested: list[Tested] = [(log, math.log(factor)) for log in logs]
+    return (
+        f"{hookpoint}: the dead fraction of {THEIRS} is {factor:g} times that of {OURS} or more, "
+        "as a geometric mean over the sweep (the estimate is its logarithm)",
+        paper,
+        "; ".join(
+            f"{c['model']}: {c['dead_fraction_ratio']['value']:.2f} times "
+            f"({c['dead_fraction_ratio']['n_floored']} of {c['dead_fraction_ratio']['n']} points "
+            "at the floor of half a latent)"
+            for c in here
         ),
-    }
+        tested,
+        decide_all(tested),
+    )
 
 
-def _dead_difference(below: Rows) -> dict[str, Any]:
-    lower = [(_where(c), c["dead_fraction"]) for c in below]
-    return {
-        "claim": f"where it is not above, the dead fraction of {OURS} is lower than that of "
-        f"{THEIRS} by 0.35 or more",
-        "paper": "0.35 to 0.62 lower",
-        "ours": "; ".join(f"{where} {_mean(found)}" for where, found in lower),
-        "verdict": verdict(
-            all(found["mean_difference"] <= -0.35 for _, found in lower) if lower else None
-        ),
-    }
+def _log_dead_ratio(rows: Rows, model: str, hookpoint: str) -> Estimate:
+    """Logarithm of the ratio of dead fractions, one per seed that both have."""
+    sides = [select(rows, model=model, hookpoint=hookpoint, label=x) for x in (OURS, THEIRS)]
+    seeds = sorted(set.intersection(*({row["seed"] for row in side} for side in sides)))
+    ratios = [dead_ratio(*(select(side, seed=seed) for side in sides)) for seed in seeds]
+    return over_seeds([math.log(ratio["value"]) for ratio in ratios])
 
 
-def _dead_ratio(compared: Rows, hookpoint: str, factor: float, paper: str) -> dict[str, Any]:
-    ratios = [(c["model"], c["dead_fraction_ratio"]) for c in compared if _is_at(c, hookpoint)]
-    return {
-        "claim": f"{hookpoint}: the dead fraction of {THEIRS} is {factor:g} times that of {OURS} "
-        "or more, as a geometric mean over the sweep",
-        "paper": paper,
-        "ours": "; ".join(
-            f"{model}: {found['value']:.2f} times ({found['n_floored']} of {found['n']} points at "
-            "the floor of half a latent)"
-            for model, found in ratios
-        ),
-        "verdict": verdict(
-            all(found["value"] >= factor for _, found in ratios) if ratios else None
-        ),
-    }
-
-
-def _two_sided(compared: Rows) -> dict[str, Any]:
-    mlp = [c for c in compared if _is_at(c, "mlp_out")]
-    return {
-        "claim": f"most live latents of {OURS} on MLP outputs fire on both sides",
-        "paper": "most",
-        "ours": "; ".join(f"{_where(c)} {c['bipolar_fraction']['mean']:.1%}" for c in compared),
-        "verdict": verdict(all(c["bipolar_fraction"]["min"] > 0.5 for c in mlp) if mlp else None),
-    }
+def _two_sided(rows: Rows, compared: Rows) -> Judged:
+    tested: list[Tested] = []
+    for c in (c for c in compared if _is_at(c, "mlp_out")):
+        ours = select(rows, model=c["model"], hookpoint="mlp_out", label=OURS)
+        for target in dict.fromkeys(row["l0_target"] for row in ours):
+            shares = [row["bipolar_fraction"] for row in select(ours, l0_target=target)]
+            tested.append((over_seeds(shares), 0.5))
+    return (
+        f"most live latents of {OURS} on MLP outputs fire on both sides",
+        "most",
+        "; ".join(f"{_where(c)} {c['bipolar_fraction']['mean']:.1%}" for c in compared),
+        tested,
+        decide_all(tested),
+    )
 
 
 def full_width(rows: Rows) -> Claim:
@@ -192,29 +228,21 @@ def full_width(rows: Rows) -> Claim:
     wide, half = (
         select(rows, label=label, hookpoint="resid_post") for label in ("SA-GSAE 2H", OURS)
     )
-    gaps = matched_differences(wide, half, "r2", by=("l0_target", "model", "seed"))
-    return Claim(
+    gaps = matched_differences(half, wide, "r2", by=("l0_target", "model", "seed"))
+    losses: dict[int, list[float]] = {}
+    for (target, *_), loss in gaps.items():
+        losses.setdefault(target, []).append(loss)
+    estimates = {target: over_seeds(values) for target, values in losses.items()}
+    tested: list[Tested] = [(one, 0.1) for one in estimates.values()]
+    return judged(
         "SA-GSAE at 2H collapses in the residual stream: at some L0 its R² is lower than at H by "
         "0.1 or more",
         "on SmolLM3-3B",
-        "; ".join(f"L0 {target}: {gap:+.3f}" for (target, *_), gap in gaps.items()),
-        seeds=len({row["seed"] for row in rows if row["label"] == "SA-GSAE 2H"}),
+        "; ".join(f"L0 {target}: lower by {one}" for target, one in estimates.items()),
+        tested,
+        decide_any(tested),
+        seeds=len({seed for *_, seed in gaps}),
         tokens=max((row["n_train_tokens"] for row in rows), default=0),
-        verdict=verdict(min(gaps.values()) <= -0.1 if gaps else None),
-    )
-
-
-def meets_targets(rows: Rows) -> Claim:
-    """Whether every SAE has the L0 it was asked for, on held-out tokens."""
-    found = met_targets(rows)
-    furthest = f"furthest off {found.name}, by {found.furthest:.1%}"
-    return Claim(
-        f"every SAE meets its L0 target within {L0_TOLERANCE:.0%} on held-out tokens",
-        "not given: our condition of a fair comparison",
-        f"{found.met} of {found.n}; {furthest}" if rows else "",
-        seeds=len({row["seed"] for row in rows}),
-        tokens=max((row["n_train_tokens"] for row in rows), default=0),
-        verdict=verdict(found.met == found.n if rows else None),
     )
 
 
@@ -224,10 +252,6 @@ def _where(c: Row) -> str:
 
 def _is_at(c: Row, hookpoint: str) -> bool:
     return c["hookpoint"] == hookpoint
-
-
-def _mean(found: Row) -> str:
-    return Mean(found["mean_difference"], found["mean_standard_error"]).shown(3)
 
 
 def groups(rows: Rows) -> Iterable[tuple[str, str]]:
@@ -241,58 +265,3 @@ def by_seed(rows: Rows, metric: str) -> dict[int, Curve]:
         seed: [(row["l0"], row[metric]) for row in rows if row["seed"] == seed]
         for seed in sorted({row["seed"] for row in rows})
     }
-
-
-def curves(rows: Rows) -> list[dict[str, Any]]:
-    """Mean and standard error over seeds of L0 and each metric, one row per L0 target."""
-    keys = ("model", "hookpoint", "label", "l0_target")
-    return means_over_seeds(rows, keys, ("l0", *FIGURES, "bipolar_fraction"))
-
-
-def draw(points: Rows, metric: str, name: str) -> figures.Plot:
-    """`metric` against log L0: hookpoints in columns, models in rows, mean and s.e. of seeds."""
-    models = list(dict.fromkeys(p["model"] for p in points))
-    hookpoints = list(dict.fromkeys(p["hookpoint"] for p in points))
-    labels = list(dict.fromkeys(p["label"] for p in points))
-    shown = []
-    with drawing.style():
-        width, height = 3.3 * len(hookpoints) + 0.4, 2.6 * len(models) + 0.7
-        figure, panels = drawing.panels(len(models), len(hookpoints), width, height)
-        for i, axes in enumerate(panels):
-            model, hookpoint = models[i // len(hookpoints)], hookpoints[i % len(hookpoints)]
-            here = [p for p in points if (p["model"], p["hookpoint"]) == (model, hookpoint)]
-            _panel(axes, here, metric, labels)
-            axes.set_title(f"{hookpoint}, {drawing.plain(model)}")
-            axes.set_xlabel("L0")
-            if i % len(hookpoints) == 0:
-                axes.set_ylabel(name)
-            shown += here
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=len(labels), fontsize=8)
-    header = ("model", "hookpoint", "label", "l0_target", "n_seeds", "l0", "l0_se")
-    header += (metric, f"{metric}_se")
-    alt = f"{name} against measured L0, one panel per hookpoint and model, one line per kind of SAE"
-    return figures.Plot(metric, alt, figure, header, [tuple(p[k] for k in header) for p in shown])
-
-
-def _panel(axes: "Axes", points: Rows, metric: str, labels: Sequence[str]) -> None:
-    for label in labels:
-        line = sorted((p for p in points if p["label"] == label), key=lambda p: p["l0"])
-        i = labels.index(label)
-        axes.errorbar(
-            [p["l0"] for p in line],
-            [p[metric] for p in line],
-            xerr=[p["l0_se"] or 0 for p in line],
-            yerr=[p[f"{metric}_se"] or 0 for p in line],
-            color=drawing.colour(i),
-            linestyle=drawing.DASHES[i % len(drawing.DASHES)],
-            marker=drawing.MARKERS[i],
-            markersize=4,
-            linewidth=1.2,
-            capsize=2,
-            label=label,
-        )
-    drawing.l0_axis(axes, [p["l0"] for p in points])
-    if min(p["l0"] for p in points) > 0:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")

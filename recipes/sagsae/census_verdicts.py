@@ -1,6 +1,6 @@
 """Summaries of the counts of `census.py`, and verdicts and figures from the summaries alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from recipes.common.claims import Claim, claims_table, verdict, write_claims
+from recipes.common.verdicts import Estimate, decide_all, judged, over_seeds
 from recipes.sagsae import parameters
 from sae_lens_bipolar.architectures.registry import ARCHITECTURES, PREFIX
 from sae_lens_bipolar.files.atomic import read_json
@@ -96,39 +97,45 @@ def claims(rows: Rows, costs: Rows) -> list[Claim]:
         [row for row in ours if row["hook_name"].endswith(hook)]
         for hook in ("hook_mlp_out", "hook_attn_out")
     )
-    held = [(row["name"], row["concentration"]["0.1"]) for row in attention]
-    medians = [
-        (row["name"], side, row[f"{side}_slopes"]["q0.5"])
-        for row in ours
+    two_sided = by_name(mlp, lambda row: row["bipolar_fraction"])
+    held = by_name(attention, lambda row: row["concentration"]["0.1"])
+    medians = {
+        f"{name} {side}": slope
         for side in ("positive", "negative")
-        if row[f"{side}_slopes"]["n"]
-    ]
+        for name, slope in by_name(
+            [row for row in ours if row[f"{side}_slopes"]["n"]],
+            lambda row, side=side: row[f"{side}_slopes"]["q0.5"] - 1,
+        ).items()
+    }
+    near = [bounds for one in medians.values() for bounds in ((one, -0.1), (-one, -0.1))]
     signed = [row for row in costs if row["kind"].startswith("SA-GSAE")]
+    most, half = ([(one, 0.5) for one in found.values()] for found in (two_sided, held))
     return [
-        Claim(
+        judged(
             "most live SA-GSAE latents on MLP outputs fire on both sides",
             "most",
-            "; ".join(f"{row['name']} {row['bipolar_fraction']:.1%}" for row in mlp),
+            "; ".join(f"{name} {one.mean:.1%}" for name, one in two_sided.items()),
+            most,
+            decide_all(most),
             **n,
-            verdict=verdict(all(row["bipolar_fraction"] > 0.5 for row in mlp) if mlp else None),
         ),
-        Claim(
+        judged(
             "on attention outputs two-sided use concentrates: a tenth of the live latents holds "
             "half of it or more",
             "a small set of top latents",
-            "; ".join(f"{name} {share:.1%}" for name, share in held),
+            "; ".join(f"{name} {one.mean:.1%}" for name, one in held.items()),
+            half,
+            decide_all(half),
             **n,
-            verdict=verdict(all(share >= 0.5 for _, share in held) if held else None),
         ),
-        Claim(
+        judged(
             "the magnitude path is free of shrinkage: the median calibration slope of either side "
             "is within 0.1 of 1",
             "no L1 shrinkage on magnitudes",
-            "; ".join(f"{name} {side} {slope:.3f}" for name, side, slope in medians),
+            "; ".join(f"{name} {1 + one.mean:.3f}" for name, one in medians.items()),
+            near,
+            decide_all(near),
             **n,
-            verdict=verdict(
-                all(abs(slope - 1) <= 0.1 for _, _, slope in medians) if medians else None
-            ),
         ),
         Claim(
             "the sign pays in parameters even where pairs are rare: it breaks even with 1% of the "
@@ -145,6 +152,14 @@ def claims(rows: Rows, costs: Rows) -> list[Claim]:
             verdict=verdict(all(row["break_even"] <= 0.01 for row in signed) if signed else None),
         ),
     ]
+
+
+def by_name(rows: Rows, value: Callable[[Mapping[str, Any]], float]) -> dict[str, Estimate]:
+    """An estimate over seeds for every SAE; those of several seeds are called `NAME@seedN`."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["name"].split("@")[0], []).append(value(row))
+    return {name: over_seeds(values) for name, values in found.items()}
 
 
 def draw_concentration(rows: Rows) -> figures.Plot:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recipes.abstopk import paper_numbers, scores
+from recipes.abstopk import paper_numbers, scores, table2_claims
 
 
 def trained(layer: int = 6) -> list[dict[str, Any]]:
@@ -53,30 +53,68 @@ def test_readings() -> None:
     assert all(s.is_default for s in found)
 
 
-def test_a_claim_is_judged_on_the_tasks_own_protocol_and_default() -> None:
+def seeds_of(function: Any, *arguments: Any, n: int = 3) -> list[dict[str, Any]]:
+    """What a function of rows gives, for `n` seeds with hardly different scores."""
+    return [
+        {**row, ("sae" if "sae" in row else "name"): f"{row.get('sae') or row['name']}_seed{seed}"}
+        | ({"seed": seed} if "name" in row else {"value": row["value"] + 1e-4 * seed})
+        for seed in range(n)
+        for row in function(*arguments)
+    ]
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_a_claim_is_judged_on_the_tasks_own_protocol_and_default(n_seeds: int) -> None:
+    """One seed decides nothing."""
     best = {"topk": 0.1, "jumprelu": 0.2, "abstopk": 0.3}
     worst = {"topk": 0.3, "jumprelu": 0.2, "abstopk": 0.1}
+
+    def of(*arguments: Any) -> list[dict[str, Any]]:
+        return seeds_of(rows, *arguments, n=n_seeds)
+
     given = [
-        *[row for row in rows("tpp", "tpp_total_metric", 20, best) if row["protocol"] == "split"],
-        *[row for row in rows("tpp", "tpp_total_metric", 20, worst) if row["protocol"] == "signed"],
-        *rows("tpp", "tpp_total_metric", 5, worst),
-        *rows("scr", "scr_metric", 20, worst),
-        *rows("sparse_probing", "sae_top_k_test_accuracy", 5, dict.fromkeys(best, 0.5)),
+        *[row for row in of("tpp", "tpp_total_metric", 20, best) if row["protocol"] == "split"],
+        *[row for row in of("tpp", "tpp_total_metric", 20, worst) if row["protocol"] == "signed"],
+        *of("tpp", "tpp_total_metric", 5, worst),
+        *of("scr", "scr_metric", 20, worst),
+        *of("sparse_probing", "sae_top_k_test_accuracy", 5, dict.fromkeys(best, 0.5)),
     ]
-    claims = scores.claims(scores.scores(given, trained(), PAPER), trained())
+    saes = seeds_of(trained, n=n_seeds)
+    found = scores.scores(given, saes, PAPER)
+    claims = table2_claims.claims(found, saes)
     verdicts = {claim.claim.rsplit(" in ", 1)[1]: claim.verdict for claim in claims}
     assert verdicts == {
-        "TPP": "holds",
-        "SCR": "does not hold",
-        "sparse probing": "does not hold",  # a tie is no lead
+        "TPP": "holds" if n_seeds == 3 else "undecided",
+        "SCR": "does not hold" if n_seeds == 3 else "undecided",
+        "sparse probing": "undecided",  # a tie
         **dict.fromkeys(("unlearning", "absorption", "RAVEL"), "not run at this scale"),
     }
     tpp = next(claim for claim in claims if claim.claim.endswith("TPP"))
     assert tpp.ours.startswith("highest in 1 of 1 (split). signed: AbsTopK 0.100")
+    assert tpp.estimate == pytest.approx(0.1)  # over JumpReLU, the nearer rival
+    # Few test examples, or a large margin, and it is undecided or does not hold.
+    assert outcome(found, saes, {"tpp": 16}, {}) == "undecided"
+    if n_seeds == 3:
+        assert outcome(found, saes, {}, {"tpp": 0.05}) == "holds"
+        assert outcome(found, saes, {"tpp": 10_000}, {"tpp": 0.05}) == "holds"
+        assert outcome(found, saes, {}, {"tpp": 0.15}) == "does not hold"
     # Without JumpReLU there is no ranking of three.
     two = [row for row in given if not row["sae"].startswith("jumprelu")]
-    claims = scores.claims(scores.scores(two, trained(), PAPER), trained())
+    claims = table2_claims.claims(scores.scores(two, saes, PAPER), saes)
     assert {claim.verdict for claim in claims} == {"not run at this scale"}
+
+
+def outcome(found: Any, saes: Any, examples: dict[str, int], margins: dict[str, float]) -> str:
+    claims = table2_claims.claims(found, saes, examples, margins)
+    return next(claim.verdict for claim in claims if claim.claim.endswith("TPP"))
+
+
+def test_tables_have_means_over_seeds() -> None:
+    given = seeds_of(rows, "tpp", "tpp_total_metric", 20, {"topk": 0.1})
+    (signed, split) = scores.averaged(scores.scores(given, seeds_of(trained), PAPER))
+    assert (signed.protocol, split.protocol) == ("signed", "split")
+    assert signed.ours == pytest.approx(0.1001)
+    assert signed.difference == pytest.approx(0.1001 - 0.19)
 
 
 def test_tables() -> None:
@@ -106,7 +144,7 @@ def test_table_2_is_whole() -> None:
     expected |= {"ravel": 16.23, "sparse_probing": 16.11}
     assert sums == pytest.approx(expected)
     assert paper_numbers.table_2("Gemma2-2B", 16, "topk", "scr") is None
-    assert {task: scores.best_in_paper(task)[0] for task in paper_numbers.TASKS} == {
+    assert {task: table2_claims.best_in_paper(task)[0] for task in paper_numbers.TASKS} == {
         "unlearning": 6,
         "absorption": 6,
         "scr": 8,

@@ -92,7 +92,7 @@ def test_end_to_end_and_again(
     verdicts = {c["claim"]: c["verdict"] for c in read_json(results / "claims.json")}
     assert verdicts["AbsTopK scores highest in RAVEL"] == "not run at this scale"
     assert verdicts["AbsTopK scores highest in unlearning"] == "not run at this scale"
-    assert verdicts["AbsTopK scores highest in TPP"] in ("holds", "does not hold")
+    assert verdicts["AbsTopK scores highest in TPP"] == "undecided"  # one seed
     printed = capsys.readouterr().out
     assert "too small a model" in printed
     assert "sparse probing (k=5)" in printed

@@ -106,6 +106,34 @@ def test_changing_a_row_changes_the_verdict() -> None:
             row["loss_recovered"] = 0.9
     assert outcome("tying thresholds") == "does not hold"
     assert outcome("without the auxiliary loss") == "does not hold"
+    rows = [row for row in rows if row["seed"] == 0]
+    assert outcome("tying thresholds") == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "expected"),
+    [
+        ("two-sided gate", {"one-sided gate": 0.65}, "holds"),
+        ("two-sided gate", {"one-sided gate": 0.695}, "does not hold"),
+        ("do not collapse", {"2H: recommended": 0.71}, "holds"),
+        ("do not collapse", {"2H: recommended": 0.5}, "does not hold"),
+        ("large thresholds", {"2H: large thresholds, no resets": 0.5}, "holds"),
+        ("large thresholds", {"2H: large thresholds, no resets": 0.65}, "does not hold"),
+        ("train the decoder costs", {"auxiliary loss trains the decoder": 0.6}, "holds"),
+        ("train the decoder costs", {"auxiliary loss trains the decoder": 0.71}, "does not hold"),
+        ("resets keep", {"2H: small thresholds, no resets": 0.6}, "holds"),
+        ("resets keep", {"2H: small thresholds, no resets": 0.8}, "does not hold"),
+    ],
+)
+def test_differences_have_the_sign_of_their_claim(
+    words: str, changes: dict[str, float], expected: str
+) -> None:
+    values = {"recommended": 0.7, "2H: small thresholds": 0.7, **changes}
+    rows = [row | {"l0_target": 10, "name": "n"} for row in rows_by_hand(**values)]
+    found = ablations_verdicts.claims(rows, {"r2": 0.002, "dead_fraction": 0.01, "l0": 0.1})
+    (claim,) = [claim for claim in found if words in claim.claim]
+    assert claim.verdict == expected
+    assert found[-1].verdict == "holds"  # L0 targets
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])

@@ -122,7 +122,9 @@ def rows_by_hand(r2: dict[str, float], dead: dict[str, float]) -> list[dict[str,
     ]
 
 
-def written(rows: list[dict[str, Any]], output: Path) -> dict[str, str]:
+def written(rows: list[dict[str, Any]], output: Path, r2: float = 0.0) -> dict[str, str]:
+    output.mkdir(exist_ok=True)
+    (output / "config.yaml").write_text(f"margins: {{r2: {r2}, l0: 0.1}}")
     write_json(output / "results/saes.json", rows)
     cells_verdicts.report(output)
     found = read_json(output / "results/claims.json")
@@ -139,7 +141,7 @@ def test_changing_a_result_file_changes_the_verdict(tmp_path: Path) -> None:
         {"SA-GSAE H": 0.8, "Gated 2H": 0.7}, {"SA-GSAE H": 0.001, "Gated 2H": 0.5}
     )
     found = written(ours_better, tmp_path)
-    assert first(found, "strictly above") == "holds"
+    assert first(found, "is above") == "holds"
     assert first(found, "within 0.025") == "not run at this scale"
     assert first(found, "mlp_out: the dead fraction") == "holds"
     assert first(found, "attn_out: the dead fraction") == "not run at this scale"
@@ -150,14 +152,29 @@ def test_changing_a_result_file_changes_the_verdict(tmp_path: Path) -> None:
     rows = read_json(tmp_path / "results/saes.json")
     for row in rows:
         if row["label"] == "SA-GSAE H" and row["l0_target"] == 64:
-            row["r2"], row["dead_fraction"], row["bipolar_fraction"] = 0.6, 0.4, 0.2
+            row["r2"], row["dead_fraction"], row["bipolar_fraction"] = 0.4, 0.4, 0.2
             row["l0"] = 80.0
     found = written(rows, tmp_path)
-    assert first(found, "strictly above") == "does not hold"
+    assert first(found, "is above") == "does not hold"
     assert first(found, "within 0.025") == "does not hold"
     assert first(found, "mlp_out: the dead fraction") == "does not hold"
     assert first(found, "fire on both sides") == "does not hold"
     assert first(found, "meets its L0 target") == "does not hold"
+
+
+def test_margins_and_seeds_decide(tmp_path: Path) -> None:
+    dead = {"SA-GSAE H": 0.1, "Gated 2H": 0.5}
+    rows = rows_by_hand({"SA-GSAE H": 0.72, "Gated 2H": 0.7}, dead)
+    assert first(written(rows, tmp_path, r2=0.01), "is above") == "holds"
+    found = written(rows, tmp_path, r2=0.03)
+    assert first(found, "is above") == "does not hold"
+    assert first(found, "within 0.025") == "holds"
+    assert first(found, "by 0.35 or more") == "holds"
+    one_seed = written([row for row in rows if row["seed"] == 0], tmp_path)
+    assert {v for v in one_seed.values() if "run" not in v} == {"undecided", "holds"}
+    assert [c for c, v in one_seed.items() if v == "holds"] == [
+        "every SAE meets its L0 target within 10% on held-out tokens"
+    ]
 
 
 def test_full_width_collapse_is_looked_for_seed_by_seed() -> None:
@@ -167,6 +184,10 @@ def test_full_width_collapse_is_looked_for_seed_by_seed() -> None:
         row["hookpoint"] = "resid_post"
     assert cells_verdicts.full_width(rows).verdict == "does not hold"
     rows[-1]["r2"] = 0.5
+    assert cells_verdicts.full_width(rows).verdict == "undecided"  # in one seed of three
+    for row in rows:
+        if row["label"] == "SA-GSAE 2H" and row["l0_target"] == 64:
+            row["r2"] = 0.5 + 0.001 * row["seed"]
     assert cells_verdicts.full_width(rows).verdict == "holds"
     assert cells_verdicts.full_width([]).verdict == "not run at this scale"
 
@@ -185,7 +206,7 @@ def test_sweeps_that_do_not_meet_are_not_compared(tmp_path: Path) -> None:
     for row in rows:
         row["l0"] += 100 if row["label"] == "Gated 2H" else 0
     found = written(rows, tmp_path)
-    assert first(found, "strictly above") == "not run at this scale"
+    assert first(found, "is above") == "not run at this scale"
     assert read_json(tmp_path / "results/comparisons.json")[0]["r2"] is None
 
 

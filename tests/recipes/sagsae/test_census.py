@@ -189,11 +189,13 @@ def test_summary_by_hand() -> None:
 def test_changing_a_summary_changes_the_verdict() -> None:
     row = census_verdicts.summarise(counted_by_hand())
 
-    def outcome(words: str) -> str:
-        (claim,) = [c for c in census_verdicts.claims([row], []) if words in c.claim]
+    def outcome(words: str, seeds: int = 3) -> str:
+        rows = [{**row, "name": f"x@seed{seed}", "seed": seed} for seed in range(seeds)]
+        (claim,) = [c for c in census_verdicts.claims(rows, []) if words in c.claim]
         return claim.verdict
 
     assert outcome("fire on both sides") == "holds"
+    assert outcome("fire on both sides", seeds=1) == "undecided"
     assert outcome("free of shrinkage") == "holds"
     assert outcome("on attention outputs") == "not run at this scale"
     assert outcome("pays in parameters") == "not run at this scale"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recipes.abstopk import figure4, table2
+from recipes.abstopk import figure4, table1_report, table2
 from recipes.common.claims import CLAIMS
 from recipes.sagsae import ablations_verdicts, cells_verdicts, census_verdicts
 from recipes.sagsae.toys import __main__ as toys
@@ -16,6 +16,7 @@ from sae_lens_bipolar.files.atomic import read_json
 
 RESULTS = Path(__file__).parents[2] / "recipes/results"
 REPORTS: dict[str, Callable[[Path], str]] = {
+    "abstopk/table1": table1_report.report,
     "abstopk/figure4": figure4.report,
     "abstopk/table2": table2.report,
     "sagsae/ablations": ablations_verdicts.report,

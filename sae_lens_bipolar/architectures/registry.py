@@ -24,7 +24,7 @@ from typing import Any
 from sae_lens_bipolar.architectures import stock
 from sae_lens_bipolar.architectures.record import Architecture
 from sae_lens_bipolar.errors import ConfigError, HostError, did_you_mean, host_lacks
-from sae_lens_bipolar.sparse import fused_adam
+from sae_lens_bipolar.sparse import fused_adam, heap
 
 try:
     from sae_lens import registry as _host
@@ -83,6 +83,7 @@ def register(*records: Architecture) -> None:
             is taken there keeps its record, with a warning.
     """
     fused_adam.enable()
+    heap.enable()
     for error in _missing.values():
         logger.warning("%s", error)
     if len(_TABLES) < 2:
@@ -109,6 +110,7 @@ def unregister(*records: Architecture) -> None:
     """
     if not records:
         fused_adam.disable()
+        heap.disable()
     for record in records or tuple(ARCHITECTURES.values()):
         for table_name, name, entry in _slots(record):
             table, key = _TABLES[table_name], (table_name, name)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.training.start import StartsFromData
-from sae_lens_bipolar.sparse import fused_adam
+from sae_lens_bipolar.sparse import fused_adam, heap
 from sae_lens_bipolar.sparse.deferred import DeferredPreactivations, DeferredTensor, SparseLatents
 from sae_lens_bipolar.sparse.projection import Projection
 
@@ -102,6 +102,7 @@ class TrainsOnPairs(StartsFromData):
     @torch.compiler.disable()
     def _on_pairs(self, step_input: TrainStepInput, by_kernel: bool) -> TrainStepOutput:
         fused_adam.ask_for(self.W_dec)
+        heap.ask_for(self.W_dec)
         self._step = self.new_step(step_input, by_kernel)
         try:
             return super().training_forward_pass(step_input)

@@ -3,17 +3,19 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from sae_lens_bipolar.errors import BipolarError, RankError
@@ -26,6 +28,7 @@ from sae_lens_bipolar.runs.interrupts import Stopped
 _WAITS = timedelta(minutes=30)  # for the slowest rank, which may be loading a language model
 _SAME = ("sae-lens-bipolar", "sae-lens", "transformer-lens", "torch")  # versions
 _EXIT = 2
+_POLL = 0.1  # seconds
 
 
 @contextmanager
@@ -46,21 +49,55 @@ def joined(device: str, config: Mapping[str, Any], run_dir: Path) -> Iterator[Ra
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, rank, size = next(iter(rendezvous("env://", timeout=_WAITS)))
+    joins = not dist.is_initialized()  # Ray Train joins its workers before they are called
+    store, rank, size = _met()
     if rank:
         logging.getLogger().setLevel(logging.ERROR)  # every line would come once per rank
     with _one_voice(store, run_dir):
         _require_agreement(store, rank, size, config)
-        backend = "nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(
-            backend,
-            store=PrefixStore("ranks", store),
-            rank=rank,
-            world_size=size,
-            timeout=_WAITS,
-        )
+        if joins:
+            dist.init_process_group(
+                "nccl" if kind == "cuda" else "gloo",
+                store=PrefixStore("ranks", store),
+                rank=rank,
+                world_size=size,
+                timeout=_WAITS,
+            )
         yield Ranks(rank, size, init_device_mesh(kind, (size,)))
-        dist.destroy_process_group()
+        if joins:
+            dist.destroy_process_group()
+
+
+def _met() -> tuple[Store, int, int]:
+    """A store that the processes of this run share, the rank of this one, and their number.
+
+    The store is empty. torchrun keeps one store while it restarts ranks, with all that ended ones
+    have written (torch 2.13, distributed/elastic/rendezvous/dynamic_rendezvous.py:1209; torch's
+    issue 135712), and counts restarts by node; so ranks agree on a new part of it. Each says that
+    it is here; the first repeats who is here, until all have found themselves.
+
+    Raises:
+        RankError: if a rank does not come.
+    """
+    if dist.is_initialized():
+        store, rank, size = _get_default_store(), dist.get_rank(), dist.get_world_size()
+    else:
+        store, rank, size = next(iter(rendezvous("env://", timeout=_WAITS)))
+    own = uuid4().hex
+    store.set(f"here{rank}", own)
+    latest = time.monotonic() + _WAITS.total_seconds()
+    while time.monotonic() < latest:
+        if rank == 0:
+            here = [store.get(f"here{other}").decode() for other in range(size)]
+            store.set("here", json.dumps(here))
+        else:
+            here = json.loads(store.get("here"))
+            if here[rank] == own:
+                store.set(f"{here[0]}/{rank}", own)
+        if here[rank] == own and store.check([f"{here[0]}/{other}" for other in range(1, size)]):
+            return PrefixStore(here[0], store), rank, size
+        time.sleep(_POLL)
+    raise RankError(f"not all of {size} ranks have started within {_WAITS}: start them together")
 
 
 def _require_agreement(store: Store, rank: int, size: int, config: Mapping[str, Any]) -> None:

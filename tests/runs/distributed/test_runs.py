@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.batch_abstopk import MatryoshkaBatchAbsTopKTrainingSAEConfig
@@ -17,6 +18,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTraini
 from sae_lens_bipolar.errors import BipolarError, RankError, TrainingError
 from sae_lens_bipolar.runs.checkpoints import is_whole, load_sae
 from sae_lens_bipolar.runs.directory import read_metrics
+from sae_lens_bipolar.runs.distributed.launch import joined
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
 from tests.runs.distributed.gloo import launched
@@ -156,6 +158,20 @@ def test_ranks_that_differ_are_refused_before_anything_starts(tmp_path, config) 
     assert said.startswith(RankError.__name__)
     assert "ranks 0 and 1 do not agree (config.lr: 0.001 and 0.002)" in said
     assert not (tmp_path / "run").exists()
+
+
+def meets(port: int, run_dir: Path) -> list[float]:
+    """A rank whose launcher keeps the store, as torchrun's agent does."""
+    os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    with joined("cpu", {}, run_dir) as ranks:
+        return ranks.total_of(1, ranks.rank)
+
+
+def test_ranks_that_are_started_again_find_each_other_in_the_store_of_the_first(tmp_path) -> None:
+    agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in ("first", "second"):
+        found = launched(2, meets, tmp_path / attempt, agent.port, tmp_path)
+        assert found == [[2, 1], [2, 1]]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def main(argv: Sequence[str] | None = None, prepare: Callable[[], None] = lambda
         print(f"\nsae-lens-bipolar: {stop}: {kept.format(output=output)}", file=sys.stderr)
         return stop.exit_code
     except BipolarError as error:
-        print(f"sae-lens-bipolar: {error}", file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(f"sae-lens-bipolar: {error}", file=sys.stderr)  # not behind a bar
         return EXIT_BAD_INPUT
     return code or 0
 

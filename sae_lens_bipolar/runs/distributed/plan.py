@@ -3,6 +3,8 @@
 Per device, with `w = ceil(d_sae / devices)` latents and the SAE in float32:
 
     SAE        2 d_in w numbers (W_enc, W_dec), and three times as many: gradients, Adam's two
+    step       batch w numbers, as often as a dense step holds them at once; on active latents
+               only, tiles of a fixed size
     traffic    what every rank receives in a step, by an all-gather of n bytes per rank
                n (devices - 1), by an all-reduce of n bytes 2 n (devices - 1) / devices
     tokens/s   at most what the language model's products, the SAE's, and the traffic allow
@@ -28,6 +30,23 @@ KINDS = {
     "bi_jumprelu": "jumprelu",
 }
 
+# Arrays of [batch, latents] that a dense step holds at its peak beside the gradients, and how many
+# more with an auxiliary loss of dead latents: measured with torch's profiler, on two ranks.
+_DENSE = {
+    "abstopk": (7.2, 2.3),
+    "sparse_topk": (7.2, 2.3),
+    "bi_topk": (11.4, 5.5),
+    "unrolled_abstopk": (15.8, 2.3),  # of three steps
+    "batch_abstopk": (7.2, 2.3),
+    "matryoshka_batch_abstopk": (10.2, 2.3),
+    "sign_aware_gated": (12.3, 0.0),
+    "gated_l0": (10.1, 0.0),
+    "bi_jumprelu": (9.2, 0.0),
+}
+# Those that train on active latents only where that is faster: on CPUs, elsewhere by `tune`.
+_ON_PAIRS = ("abstopk", "sparse_topk", "sign_aware_gated", "gated_l0")
+_TILE = (512, 14_336)  # tokens and latents of the encoder's product at one time
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,6 +62,7 @@ class Plan:
     architecture: str = "abstopk"
     k: int = 64  # latents per token; of the architectures with a target, the target
     batch: int = 4096  # tokens per step
+    arithmetic: str = "dense"  # of a step: "dense", or "sparse" where it is on active latents only
     dead: float = 0.0  # share of the latents that are dead, which AuxK exchanges values of
     buffer: int = 262_144  # tokens whose activations are mixed
     llm_parameters: float = 0.0  # of the language model
@@ -55,6 +75,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         require_choice(self.architecture, tuple(KINDS), "architecture")
+        require_choice(self.arithmetic, ("dense", "sparse"), "arithmetic")
         for name in ("d_in", "d_sae", "devices", "k", "batch", "buffer"):
             require_number(getattr(self, name), name, 1)
         for name in ("memory", "tflops", "llm_tflops", "gigabytes"):
@@ -79,6 +100,14 @@ class Plan:
         return 4 * self.sae_bytes
 
     @property
+    def step_bytes(self) -> int:
+        """What a step holds at its peak, beside gradients."""
+        if self.arithmetic == "sparse" and self.architecture in _ON_PAIRS:
+            return 2 * min(self.batch, _TILE[0]) * min(self.width, _TILE[1]) * _FLOAT
+        arrays, of_dead = _DENSE[self.architecture]
+        return int((arrays + (of_dead if self.dead else 0.0)) * self.batch * self.width * _FLOAT)
+
+    @property
     def buffer_bytes(self) -> int:
         """The mixing buffer, twice: it is put in a new order out of place."""
         return 2 * self.buffer * self.d_in * _FLOAT
@@ -91,7 +120,7 @@ class Plan:
     @property
     def device_bytes(self) -> float:
         """All of a device's memory that grows with the run's sizes."""
-        return self.training_bytes + self.buffer_bytes + self.llm_memory
+        return self.training_bytes + self.step_bytes + self.buffer_bytes + self.llm_memory
 
     @property
     def start_bytes(self) -> int:
@@ -128,7 +157,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether a device's memory holds it, with a tenth left for what a step makes."""
+        """Whether a device's memory holds it, with a tenth left for the rest."""
         return self.device_bytes <= 0.9 * self.memory * 2**30
 
     def layouts(self) -> Iterator["Plan"]:
@@ -149,8 +178,8 @@ def table(plan: Plan) -> str:
     lines = [
         f"{plan.architecture}, d_in {plan.d_in}, d_sae {plan.d_sae}, {plan.batch} tokens per step; "
         f"GiB per device, of {plan.memory:g}",
-        f"{'devices':>7} {'latents':>9} {'SAE':>7} {'buffer':>7} {'model':>7} {'in all':>7} "
-        f"{'fits':>5} {'MB/step':>9} {'tokens/s below':>15}  set by",
+        f"{'devices':>7} {'latents':>9} {'SAE':>7} {'step':>7} {'buffer':>7} {'model':>7} "
+        f"{'in all':>7} {'fits':>5} {'MB/step':>9} {'tokens/s below':>15}  set by",
     ]
     lines += [_line(layout) for layout in plan.layouts()]
     if plan.devices > 1:
@@ -170,7 +199,8 @@ def table(plan: Plan) -> str:
 
 
 def _line(plan: Plan) -> str:
-    sizes = (plan.training_bytes, plan.buffer_bytes, plan.llm_memory, plan.device_bytes)
+    held = (plan.training_bytes, plan.step_bytes, plan.buffer_bytes, plan.llm_memory)
+    sizes = (*held, plan.device_bytes)
     gib = " ".join(f"{size / 2**30:7.1f}" for size in sizes)
     bounds = plan.tokens_per_second()
     least = min(bounds, key=bounds.__getitem__)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.batch_abstopk import MatryoshkaBatchAbsTopKTrainingSAEConfig

@@ -41,6 +41,8 @@ from sae_lens_bipolar.runs.devices import follow, read_copies
 from sae_lens_bipolar.runs.directory import append_metrics, read_metrics, truncate_metrics
 from sae_lens_bipolar.sparse.products import fast_products
 
+_SHOWN_EVERY = 0.5  # seconds
+
 
 class RunDirectoryRunner(MultiSAETrainingRunner):
     """`MultiSAETrainingRunner` that keeps its files in a run directory and resumes from them.
@@ -271,9 +273,16 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
 @torch.no_grad()
 def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: Any) -> None:
-    """Move the progress bar; SAELens moves its own every hundredth step."""
+    """Move the progress bar, twice a second at most: the errors wait for the device."""
+    now, is_done = (
+        time.monotonic(),
+        trainer.n_training_samples >= trainer.cfg.total_training_samples,
+    )
+    if now - getattr(pbar, "shown_at", 0.0) < _SHOWN_EVERY and not is_done:
+        return
+    pbar.shown_at = now
     errors = (f"{name} {mean_nmse(o.sae_in, o.sae_out):.3f}" for name, o in outputs.items())
-    pbar.n = trainer.n_training_samples
+    pbar.n = done
     pbar.set_description("training SAEs")
     pbar.set_postfix_str("nMSE " + ", ".join(errors))
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTraini
 from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, ModelError
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
+from sae_lens_bipolar.runs import runner
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner
 
@@ -108,6 +111,8 @@ def test_leaves_the_files_a_run_has(finished: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 sys.path.insert(0, sys.argv[1])
 import torch; torch.set_num_threads(1)
 from tests.runs.test_runner import make_runner
@@ -200,3 +205,17 @@ def test_a_torn_last_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text(json.dumps({"n_tokens": 1}) + "\n" + '{"n_tok')
     assert read_metrics(file) == [{"n_tokens": 1}]
+
+
+def test_progress_is_shown_twice_a_second_and_at_the_end(monkeypatch) -> None:
+    now, shown = [0.0], []
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    trainer = SimpleNamespace(n_training_samples=0, cfg=SimpleNamespace(total_training_samples=10))
+    pbar = SimpleNamespace(set_description=lambda text: None, set_postfix_str=shown.append)
+    x = torch.ones(2, 3)
+    outputs: Any = {"a": SimpleNamespace(sae_in=x, sae_out=0 * x)}
+    for samples, seconds in ((1, 9.0), (2, 9.1), (3, 9.4), (4, 9.6), (5, 9.7), (10, 9.8)):
+        trainer.n_training_samples, now[0] = samples, seconds
+        runner._show(trainer, outputs, pbar)  # type: ignore[arg-type]
+        assert pbar.n == {1: 1, 2: 1, 3: 1, 4: 4, 5: 4, 10: 10}[samples]
+    assert shown == ["nMSE a 1.000"] * 3

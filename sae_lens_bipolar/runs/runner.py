@@ -274,11 +274,9 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 @torch.no_grad()
 def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: Any) -> None:
     """Move the progress bar, twice a second at most: the errors wait for the device."""
-    now, is_done = (
-        time.monotonic(),
-        trainer.n_training_samples >= trainer.cfg.total_training_samples,
-    )
-    if now - getattr(pbar, "shown_at", 0.0) < _SHOWN_EVERY and not is_done:
+    done, now = trainer.n_training_samples, time.monotonic()
+    is_early = now - getattr(pbar, "shown_at", 0.0) < _SHOWN_EVERY
+    if is_early and done < trainer.cfg.total_training_samples:
         return
     pbar.shown_at = now
     errors = (f"{name} {mean_nmse(o.sae_in, o.sae_out):.3f}" for name, o in outputs.items())

@@ -71,6 +71,9 @@ class BatchAbsTopKTrainingSAEConfig(DataStartConfig, BatchTopKTrainingSAEConfig)
         ConfigError: naming the field, its value and what is allowed.
     """
 
+    # SAELens's 0.01 lags a hundred batches behind; after 200 steps, inference kept a quarter more.
+    topk_threshold_lr: float = 0.05
+
     @override
     @classmethod
     def architecture(cls) -> str:
@@ -141,7 +144,9 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
         ConfigError: naming the field, its value and what is allowed.
     """
 
-    decoder_init_norm: float | None = 1.0  # SAELens's class, which comes first, has 0.1
+    # SAELens's class, which comes first, has 0.1 and 0.01.
+    decoder_init_norm: float | None = 1.0
+    topk_threshold_lr: float = 0.05
 
     @override
     @classmethod

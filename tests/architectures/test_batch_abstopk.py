@@ -71,6 +71,7 @@ def make_nested(**options: Any) -> MatryoshkaBatchAbsTopKTrainingSAE:
 
 def make_twin(signed: BatchAbsTopKTrainingSAE, **options: Any) -> BatchTopKTrainingSAE:
     options = {"k": K, "dtype": "float64", **options}
+    options.setdefault("topk_threshold_lr", signed.cfg.topk_threshold_lr)
     cfg = BatchTopKTrainingSAEConfig(d_in=D_IN, d_sae=2 * D_SAE, **options)
     twin = BatchTopKTrainingSAE(cfg)
     double(signed, twin, b_enc=(signed.b_enc, -signed.b_enc))

@@ -13,10 +13,11 @@ from sae_lens_bipolar.architectures.training.precision import kept_in_float32
 
 logger = logging.getLogger(__name__)
 
-# Defaults of `l0_rate` and `l0_damping`. The running mean lags ten steps behind, so that a faster
-# rate ripples, and winds lambda up where L0 answers late.
-L0_RATE = 0.02
-L0_DAMPING = 2.0
+# Defaults of `l0_rate` and `l0_damping`. L0 rises while an SAE learns, so that a slow rate stays
+# behind: at 0.02, L0 is a quarter too high after 200 steps. The running mean lags ten steps behind,
+# so that a fast rate needs damping, and a damping of 6 swings by itself.
+L0_RATE = 0.05
+L0_DAMPING = 4.0
 
 
 class Numbers(NamedTuple):

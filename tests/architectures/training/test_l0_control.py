@@ -120,7 +120,8 @@ def test_a_lambda_that_winds_up_is_warned_of_once_with_the_remedy(
     assert "threshold_init_l0=4" in warning
     caplog.clear()
     sae = wind_up(260)  # the remedy, which is the default
-    assert sae.l0_controller.multiplier < 10
+    assert sae.l0_controller.multiplier < L0Controller.SUSPECT
+    assert sae.l0_controller.mean_l0.item() == pytest.approx(4.0, rel=0.1)
     assert not caplog.records
 
 

@@ -16,6 +16,7 @@ recipes/abstopk/figure4.yaml.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +38,21 @@ from recipes.abstopk.training import (
     chosen,
     read_plan,
     resources,
+    search_for,
+    seed_cells,
     seeded,
     train,
     training_cell,
+    try_one,
 )
-from recipes.common.arguments import parse, recipe_command
+from recipes.common.arguments import Options, parse, recipe_command
 from recipes.common.cells import Cell, run_recipe
 from recipes.common.claims import claims_table, write_claims
 from recipes.common.comparisons import means_over_seeds
+from recipes.common.learning_rates import chosen_rates
+from recipes.common.medium_text import study
 from recipes.common.scales import read_scale
+from recipes.common.time_limit import limited
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.fields import load_yaml
 from sae_lens_bipolar.files.names import CONFIG_FILE, SUMMARY
@@ -148,11 +155,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(parser, arguments)
     drawing.require_matplotlib()  # now rather than after the training
     settings = read_scale(options.config, options.scale)
-    cells = cells_of(settings, options.models, options.device, options.output)
-    if run_recipe(options, seeded(settings), cells, run_cell, resources(options), RESULT):
-        done = sorted((options.output / "cells").glob(f"*/{RESULT}"))  # also of other --models
-        write_json(options.output / SUMMARY, [row for file in done for row in read_json(file)])
-        print(report(options.output))
+    with limited(options.minutes):
+        if run_all(options, settings):
+            done = sorted((options.output / "cells").glob(f"*/{RESULT}"))  # also of other --models
+            rows = [row for file in done for row in _rows(read_json(file))]
+            write_json(options.output / SUMMARY, rows)
+            print(report(options.output))
+
+
+def run_all(options: Options, settings: Mapping[str, Any]) -> bool:
+    """Run the cells; of a scale with seeds first those that choose the learning rates."""
+    run = partial(run_recipe, options, seeded(settings), resources=resources(options))
+    names, device = options.models, options.device
+    plan = read_plan(settings)
+    if not plan.seeds:
+        cells = cells_of(settings, names, device, options.output)
+        return run(cells, run_cell, result=RESULT)
+    found = study(plan.cache, options.cache)
+    cells = []
+    for name, model in chosen(plan, names).items():
+        for layer in model.layers:
+            search = search_for(settings, name, layer, device, found)
+            if not run(search, try_one, result=RESULT):
+                return False
+            rates = chosen_rates(search, options.output)
+            cells += seed_cells(settings, name, layer, device, found, rates)
+    return run(cells, run_cell, result=RESULT)
+
+
+def _rows(found: Any) -> list[Row]:
+    """The rows of a cell; a cell that tried a learning rate has none."""
+    return found if isinstance(found, list) else []
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Score(NamedTuple):
 def of_run(output: Path) -> list[Score]:
     """Every score of a run of `recipes.abstopk.table2`, from its `config.yaml` and `results/`."""
     settings = load_yaml(output / CONFIG_FILE)
-    papers = {model["model"]: model.get("paper") for model in settings["models"].values()}
+    papers = {model["model"]: model.get("paper") for model in settings.get("models", {}).values()}
     return scores(read_rows(output), read_json(output / SUMMARY), papers)
 
 
@@ -92,7 +92,7 @@ def scores(
         sae = saes[row["model"], row["sae"]]
         for reading in READINGS:
             if (reading.task, reading.metric) == (row["suite"], row["metric"]):
-                found.append(_score(row, sae, reading, paper_models[sae["model"]]))
+                found.append(_score(row, sae, reading, paper_models.get(sae["model"])))
     order = {reading.label: i for i, reading in enumerate(READINGS)}
     return sorted(
         found,

@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from recipes.abstopk import figure3, scores
+from recipes.abstopk.figure4_claims import FROM_MEAN
 from recipes.abstopk.ranking import ranking_sentence
 from recipes.abstopk.table2_claims import claims
 from recipes.abstopk.training import (
+    METHODS,
     SWEEP,
     add_options,
     chosen,
@@ -39,6 +41,7 @@ from recipes.common.cells import Cell, run_config, run_recipe
 from recipes.common.claims import claims_table, write_claims
 from recipes.common.labelled_text import movie_reviews
 from recipes.common.scales import build, read_scale
+from recipes.common.time_limit import limited
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.fields import load_yaml
@@ -52,6 +55,7 @@ from sae_lens_bipolar.saebench.suites.registry import SUITES
 
 CONFIG = Path(__file__).parent / "table2.yaml"
 RESULT = "result.json"
+_PLACE = f"cells/*/{SWEEP}/{CHECKPOINTS}/{{}}"  # of an SAE in a run of figure4
 BENCH = "saebench"  # the benchmark's directory in a cell's
 NOT_RUN = "results/not_run.json"
 TABLE = "results/table2"  # .md and .csv
@@ -66,8 +70,11 @@ EXAMPLES = {  # fields of the benchmark that say how many test examples a task h
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
     """Train the SAEs of one model, run the suites on them, and write what was found."""
-    trained = train(params, directory)
-    saes = [directory / SWEEP / CHECKPOINTS / row["name"] for row in trained]
+    if "saes" in params:
+        trained, saes = params["trained"], [Path(path) for path in params["saes"]]
+    else:
+        trained = train(params, directory)
+        saes = [directory / SWEEP / CHECKPOINTS / row["name"] for row in trained]
     settings = dict(params["bench"])
     if settings.get("data_folder") == "movie-reviews":
         settings["data_folder"] = str(movie_reviews())
@@ -98,6 +105,43 @@ def cells_of(
         bench_config(bench_settings, device)  # found here, before anything is loaded
         cell = training_cell(training, name, model.layers, device, output)
         cells.append(Cell(cell.name, {**cell.params, "bench": bench_settings}))
+    return cells
+
+
+def cells_of_run(settings: Mapping[str, Any], trained: Path | None, device: str) -> list[Cell]:
+    """One cell per seed, of the SAEs that a run of `figure4` has trained.
+
+    Raises:
+        ConfigError: if there is no such run, or it lacks one of the SAEs.
+    """
+    if trained is None or not (trained / SUMMARY).is_file():
+        raise ConfigError(
+            f"--trained {trained} is not a finished run of recipes.abstopk.figure4: this scale "
+            "reads its SAEs from one"
+        )
+    wanted = settings["trained"]
+    rows = [
+        row
+        for row in read_json(trained / SUMMARY)
+        if row["k"] == wanted["k"] and row.get("start", FROM_MEAN) == FROM_MEAN
+    ]
+    cells = []
+    for seed in wanted["seeds"]:
+        mine = [row for row in rows if row["seed"] == seed]
+        found = {row["name"]: next(trained.glob(_PLACE.format(row["name"])), None) for row in mine}
+        if {row["method"] for row in mine} != set(METHODS) or None in found.values():
+            raise ConfigError(
+                f"--trained {trained} lacks SAEs of k={wanted['k']} and seed {seed}: it needs one "
+                f"of each of {', '.join(METHODS)}"
+            )
+        params = {
+            "trained": mine,
+            "saes": [str(path) for path in found.values()],
+            "bench": settings["bench"],
+            "device": device,
+        }
+        cells.append(Cell(f"seed{seed}", params))
+    bench_config(settings["bench"], device)
     return cells
 
 
@@ -160,17 +204,22 @@ def retry_incomplete(output: Path, cells: Sequence[Cell]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_command("abstopk.table2", __doc__, CONFIG)
     add_options(parser)
+    parser.add_argument("--trained", type=Path, help="run of figure4, of the scale 'medium'")
     options = parse(parser, arguments)
     drawing.require_matplotlib()  # now rather than after the training
     settings = read_scale(options.config, options.scale)
     if "bench" not in settings:
         raise ConfigError(f"{options.config}: scale {options.scale!r} lacks the section 'bench'")
-    cells = cells_of(settings, options.models, options.device, options.output)
+    if "trained" in settings:
+        cells = cells_of_run(settings, options.trained, options.device)
+    else:
+        cells = cells_of(settings, options.models, options.device, options.output)
     require_same_run(options.output, run_config(options, seeded(settings)))
     retry_incomplete(options.output, cells)
-    if run_recipe(options, seeded(settings), cells, run_cell, resources(options), RESULT):
-        collect(options.output, settings)
-        print(report(options.output))
+    with limited(options.minutes):
+        if run_recipe(options, seeded(settings), cells, run_cell, resources(options), RESULT):
+            collect(options.output, settings)
+            print(report(options.output))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,16 @@ import torch
 from sae_lens import AbsTopKTrainingSAEConfig, JumpReLUTrainingSAEConfig
 from sae_lens.saes.sae import TrainingSAEConfig
 
+from recipes.abstopk.figure4_claims import FROM_MEAN, FROM_ZERO
+from recipes.abstopk.jumprelu import JumpReLUAtL0TrainingSAEConfig
 from recipes.abstopk.paper_numbers import TABLE_2_MODELS
 from recipes.common.arguments import Options, Parser
 from recipes.common.cells import Cell
+from recipes.common.learning_rates import Search, search_cells, try_rate
+from recipes.common.medium_text import Study
 from recipes.common.scales import Resources, build
 from recipes.common.text_sample import text_sample
+from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig as FromDataConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError, require_choice
 from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
@@ -30,6 +35,7 @@ _SHORT = {
     "l0_coefficient": "lambda",
     "jumprelu_bandwidth": "bandwidth",
     "target_l0": "target",
+    "l0_target": "l0_",
 }
 
 
@@ -42,6 +48,7 @@ class ModelPlan:
     d_sae: int  # latents of every SAE
     k: tuple[int, ...]  # one TopK and one AbsTopK each
     jumprelu: tuple[Mapping[str, float], ...]  # one JumpReLU each: what differs from the scale's
+    zero_start_k: tuple[int, ...] = ()  # AbsTopK and TopK of these k also start from b_dec = 0
     paper: str | None = None  # the model's name in the paper's Table 2, if it is there
     sweep: Mapping[str, Any] = field(default_factory=dict)  # what differs from the scale's
     bench: Mapping[str, Any] = field(default_factory=dict)  # likewise, in the recipe of Table 2
@@ -73,8 +80,20 @@ class TrainingPlan:
     jumprelu: Mapping[str, Any]  # further fields of the JumpReLU SAEs
     sweep: Mapping[str, Any]  # fields of SweepConfig
     corpus_characters: int | None = None  # read a sample of the corpus of that size; None: all
+    start: str = "saelens"  # of all SAEs: as SAELens starts its own, or from "data"
+    seeds: tuple[int, ...] = ()  # a cell trains one method with one of these; none: all methods
+    cache: Mapping[str, Any] = field(default_factory=dict)  # activations; `medium_text.study`
+    search: Mapping[str, Any] = field(default_factory=dict)  # fields of `learning_rates.Search`
+    margins: Mapping[str, float] = field(default_factory=dict)  # of verdicts
 
     def __post_init__(self) -> None:
+        require_choice(self.start, ("saelens", "data"), "start")
+        if bool(self.seeds) != bool(self.cache) or bool(self.seeds) != bool(self.search):
+            raise ConfigError("seeds, cache and search belong together: give all three or none")
+        if self.search:
+            build(Search, self.search, "search")
+            if len(self.models) > 1 or any(len(plan.layers) > 1 for plan in self.models.values()):
+                raise ConfigError("search: learning rates are chosen for one model and one layer")
         if not self.models:
             raise ConfigError("models is empty: give at least one")
         for plan in self.models.values():  # bad settings are found here, before anything is loaded
@@ -82,29 +101,56 @@ class TrainingPlan:
                 sae.config(d_in=1)
             self.sweep_config(plan, "cpu")
 
-    def saes(self, plan: ModelPlan, layers: tuple[int, ...]) -> dict[str, SweepSAE]:
-        """The SAEs of a model by name, such as `abstopk_l3_k51` and `jumprelu_l3_theta0.1`."""
+    def saes(
+        self,
+        plan: ModelPlan,
+        layers: tuple[int, ...],
+        method: str | None = None,
+        seed: int | None = None,
+    ) -> dict[str, SweepSAE]:
+        """The SAEs of a model by name, such as `abstopk_l3_k51` and `jumprelu_l3_theta0.1`.
+
+        With `method` those of one method, with `seed` it is part of their names.
+        """
         found = {}
         for layer in layers:
             hook = f"blocks.{layer}.hook_resid_post"
-            for method, point, config, settings in self._points(plan):
-                tags = {"method": method, "layer": layer, "point": point, "k": settings.get("k")}
+            for kind, point, config, settings in self._points(plan):
+                if method not in (None, kind):
+                    continue
+                k = settings.get("k", settings.get("l0_target"))
+                tags: dict[str, Any] = {"method": kind, "layer": layer, "point": point, "k": k}
+                name = f"{kind}_l{layer}_{point}"
+                if self.seeds:
+                    tags["start"] = settings.get("b_dec_init", FROM_MEAN)
+                    name += "_zeros" * (tags["start"] == FROM_ZERO)
+                    name += "" if seed is None else f"_seed{seed}"
                 config_of = partial(_config, config, {"d_sae": plan.d_sae, **self.sae, **settings})
-                found[f"{method}_l{layer}_{point}"] = SweepSAE(hook, config_of, tags)
+                found[name] = SweepSAE(hook, config_of, tags)
         return found
 
     def _points(self, plan: ModelPlan) -> list[Point]:
+        from_data = self.start == "data"
+        jumprelu = JumpReLUAtL0TrainingSAEConfig if from_data else JumpReLUTrainingSAEConfig
+        signed = FromDataConfig if from_data else AbsTopKTrainingSAEConfig
+        as_saelens = {} if from_data else _AS_SAELENS
+        top_k = (("topk", SparseTopKTrainingSAEConfig, as_saelens), ("abstopk", signed, {}))
         return [
             *(
-                Point("topk", f"k{k}", SparseTopKTrainingSAEConfig, {"k": k, **_AS_SAELENS})
+                Point(method, f"k{k}", config, {"k": k, **more})
+                for method, config, more in top_k
                 for k in plan.k
             ),
-            *(Point("abstopk", f"k{k}", AbsTopKTrainingSAEConfig, {"k": k}) for k in plan.k),
+            *(
+                Point(method, f"k{k}", config, {"k": k, "b_dec_init": FROM_ZERO})
+                for method, config, _ in top_k
+                for k in plan.zero_start_k
+            ),
             *(
                 Point(
                     "jumprelu",
                     "_".join(f"{_SHORT.get(key, key)}{value}" for key, value in differs.items()),
-                    JumpReLUTrainingSAEConfig,
+                    jumprelu,
                     {**self.jumprelu, **differs},
                 )
                 for differs in plan.jumprelu
@@ -119,6 +165,8 @@ class TrainingPlan:
             "sweep",
         )
 
+
+METHODS = ("topk", "abstopk", "jumprelu")
 
 # How SAELens's configuration of AbsTopK starts, of which no field says anything else.
 _AS_SAELENS = {"b_dec_init": "zeros", "decoder_init_norm": 0.1}
@@ -160,14 +208,66 @@ def training_cell(
 
 
 def train(params: Mapping[str, Any], directory: Path) -> list[dict[str, Any]]:
-    """Train and measure the SAEs of a `training_cell`; return their rows, as `run_sweep` does."""
+    """Train and measure the SAEs of a cell; return their rows, as `run_sweep` does."""
     plan = read_plan(params["plan"])
     (model,) = plan.models.values()
     config = plan.sweep_config(model, params["device"])
+    layers = tuple(params["layers"])
+    if "cache" in params:
+        config = replace(config, corpus=params["corpus"], activations=params["cache"])
+        config = replace(config, seed=params["seed"], lr=params["lr"])
+        saes = plan.saes(model, layers, params["method"], params["seed"])
+        return run_sweep(config, saes, directory / SWEEP)
     if plan.corpus_characters is not None:
         sample = text_sample(config.corpus, plan.corpus_characters, Path(params["text"]))
         config = replace(config, corpus=str(sample))
-    return run_sweep(config, plan.saes(model, tuple(params["layers"])), directory / SWEEP)
+    return run_sweep(config, plan.saes(model, layers), directory / SWEEP)
+
+
+def search_for(
+    settings: Mapping[str, Any], name: str, layer: int, device: str, found: Study
+) -> list[Cell]:
+    """The cells that choose the learning rate of each method, at the first k of a model."""
+    plan = read_plan(settings)
+    one = {**settings, "models": {name: settings["models"][name]}}
+    shared = {"plan": one, "layers": [layer], "device": device}
+    shared |= {"cache": str(found.cache), "corpus": str(found.corpus)}
+    search = build(Search, plan.search, "search")
+    return search_cells(search, dict.fromkeys(METHODS, shared), found.validation)
+
+
+def try_one(params: Mapping[str, Any], directory: Path) -> None:
+    """Run one cell of `search_for`."""
+    plan = read_plan(params["plan"])
+    (model,) = plan.models.values()
+    config = plan.sweep_config(model, params["device"])
+    config = replace(config, corpus=params["corpus"], activations=params["cache"])
+    saes = plan.saes(model, tuple(params["layers"]), params["method"])
+    name, sae = next(iter(saes.items()))
+    try_rate(params, config, name, sae, sae.tags["k"], directory)
+
+
+def seed_cells(
+    settings: Mapping[str, Any],
+    name: str,
+    layer: int,
+    device: str,
+    found: Study,
+    rates: Mapping[str, float],
+) -> list[Cell]:
+    """One cell per method and seed, at the method's learning rate."""
+    plan = read_plan(settings)
+    one = {**settings, "models": {name: settings["models"][name]}}
+    shared = {"plan": one, "layers": [layer], "device": device}
+    shared |= {"cache": str(found.cache), "corpus": str(found.corpus)}
+    return [
+        Cell(
+            f"{name}-l{layer}-{method}-seed{seed}",
+            {**shared, "method": method, "seed": seed, "lr": rates[method]},
+        )
+        for method in METHODS
+        for seed in plan.seeds
+    ]
 
 
 def add_options(parser: Parser) -> None:

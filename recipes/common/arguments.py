@@ -37,7 +37,7 @@ def recipe_command(name: str, description: str | None, config: Path) -> Parser:
         config: the YAML file of the scales, unless `--config` names another.
     """
     parser = command(name, description)
-    parser.add_argument("--scale", default="small", help="'small' (default) or 'paper'")
+    parser.add_argument("--scale", default="small", help="'small' (default), 'medium' or 'paper'")
     parser.add_argument("--output", type=Path, required=True, help="run directory")
     parser.add_argument("--config", type=Path, default=config, help="YAML file of the scales")
     parser.add_argument(
@@ -45,6 +45,15 @@ def recipe_command(name: str, description: str | None, config: Path) -> Parser:
     )
     parser.add_argument(
         "--cells", default="*", help="run only the cells whose names match this shell pattern"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="end after so many; the same command goes on (exit code 75)"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("runs/medium_cache"),
+        help="activations of the scale 'medium', which recipes share",
     )
     return parser
 

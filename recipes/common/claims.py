@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import yaml
+
 from recipes.common.arguments import command, parse
 from sae_lens_bipolar.errors import require_choice, require_number
 from sae_lens_bipolar.files.atomic import read_json, write_json
@@ -103,22 +105,20 @@ def claims_table(claims: Sequence[Claim]) -> str:
 def claims_page(paths: Sequence[Path]) -> str:
     """The tables of verdict files, or of all verdict files below folders, under headings."""
     tables = [
-        f"## {name}\n\n{_smoke_note(file)}{claims_table(read_claims(file))}"
+        f"## {name}\n\n{_smoke_note(name, file)}{claims_table(read_claims(file))}"
         for path in paths
         for name, file in _verdict_files(path)
     ]
     return "\n".join(["# What the papers claim, and what the recipes found\n", *tables])
 
 
-def _smoke_note(file: Path) -> str:
+def _smoke_note(name: str, file: Path) -> str:
     """A line over verdicts of the scale `small`, where the recipe has one that is evidence."""
-    config = file.parents[1] / CONFIG_FILE
-    found = load_yaml(config) if config.is_file() else {}
-    if found.get("scale") != "small":
-        return ""
-    recipe = RECIPES.joinpath(*str(found["recipe"]).split(".")).with_suffix(".yaml")
-    scales = load_yaml(recipe) if recipe.is_file() else {}
-    return SMOKE if "medium" in scales else ""
+    recipe, config = RECIPES / f"{name}.yaml", file.parents[1] / CONFIG_FILE
+    has_medium = recipe.is_file() and MEDIUM in yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    # The first results do not say their scale.
+    scale = load_yaml(config).get("scale", "small") if config.is_file() else None
+    return SMOKE if has_medium and scale == "small" else ""
 
 
 def _verdict_files(path: Path) -> list[tuple[str, Path]]:

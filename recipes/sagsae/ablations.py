@@ -15,21 +15,30 @@ and without resets. All variants of a seed train in shared forward passes: they 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recipes.common.arguments import parse, recipe_command
-from recipes.common.cells import Cell, run_recipe
+from recipes.common.cells import Cell
+from recipes.common.learning_rates import try_rate
+from recipes.common.medium_text import Study
 from recipes.common.scales import build, read_scale
+from recipes.common.time_limit import limited
 from recipes.sagsae.ablations_verdicts import FULL_WIDTH, RECOMMENDED, report
-from recipes.sagsae.training import TrainingPlan, collect, require_some
+from recipes.sagsae.training import (
+    TrainingPlan,
+    cached,
+    collect,
+    require_some,
+    run_plan,
+    sweep_config,
+)
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.errors import require_choice, require_number
-from sae_lens_bipolar.files.names import SUMMARY
 from sae_lens_bipolar.reports import drawing
-from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
+from sae_lens_bipolar.runs.sweep import SweepSAE, run_sweep
 
 CONFIG = Path(__file__).parent / "ablations.yaml"
 SMALL_THRESHOLDS = {"threshold_init_l0": 0, "threshold_init": 0.01}
@@ -76,16 +85,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(recipe_command("sagsae.ablations", __doc__, CONFIG), arguments)
     drawing.require_matplotlib()  # now rather than after the training
     config = build(AblationsConfig, read_scale(options.config, options.scale), "a scale")
-    cells = make_cells(config)
-    if run_recipe(options, asdict(config), cells, run_cell, config, SUMMARY):
-        collect(cells, options.output)
-        print(report(options.output))
+    with limited(options.minutes):
+        cells = run_plan(options, config, partial(make_cells, config), searched(config), run_cell)
+        if cells is not None:
+            collect(cells, options.output)
+            print(report(options.output))
 
 
-def make_cells(config: AblationsConfig) -> list[Cell]:
+def searched(config: AblationsConfig) -> dict[str, dict[str, Any]]:
+    """Parameters of the one SAE that learning rates are tried on: all variants take its rate."""
+    first = make_cells(config)[0].params
+    return {RECOMMENDED: {**first, "variants": (RECOMMENDED,)}}
+
+
+def make_cells(
+    config: AblationsConfig, found: Study | None = None, rates: Mapping[str, float] | None = None
+) -> list[Cell]:
     """One cell per model, hookpoint and seed."""
     names = ("variants", "width", "l0_target", "l1_start", "l0_control")
-    shared = {key: getattr(config, key) for key in names}
+    shared = {key: getattr(config, key) for key in names} | cached(found)
+    if rates:
+        shared["lr"] = rates[RECOMMENDED]
     return [
         Cell(
             f"{Path(str(model['model'])).name}.layer{model['layer']}.{hookpoint}.seed{seed}",
@@ -105,7 +125,11 @@ def make_cells(config: AblationsConfig) -> list[Cell]:
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
     """Train and measure all variants of one seed; the directory is an ordinary run directory."""
     saes = {f"{i:02d}": make_sae(params, label) for i, label in enumerate(params["variants"])}
-    run_sweep(SweepConfig(**params["sweep"]), saes, directory)
+    if "validation" in params:
+        ((name, sae),) = saes.items()
+        try_rate(params, sweep_config(params), name, sae, params["l0_target"], directory)
+    else:
+        run_sweep(sweep_config(params), saes, directory)
 
 
 def make_sae(params: Mapping[str, Any], label: str) -> SweepSAE:

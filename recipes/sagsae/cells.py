@@ -16,7 +16,7 @@ The same command continues a run that stopped.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,17 +24,26 @@ from typing import Any, NamedTuple
 from sae_lens import AbsTopKTrainingSAEConfig
 
 from recipes.common.arguments import parse, recipe_command
-from recipes.common.cells import Cell, run_recipe
+from recipes.common.cells import Cell
+from recipes.common.learning_rates import try_rate
+from recipes.common.medium_text import Study
 from recipes.common.scales import build, read_scale
+from recipes.common.time_limit import limited
 from recipes.sagsae.cells_verdicts import report
-from recipes.sagsae.training import TrainingPlan, collect, require_some
+from recipes.sagsae.training import (
+    TrainingPlan,
+    cached,
+    collect,
+    require_some,
+    run_plan,
+    sweep_config,
+)
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
 from sae_lens_bipolar.architectures.sparse_topk import SparseTopKTrainingSAEConfig
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
-from sae_lens_bipolar.files.names import SUMMARY
 from sae_lens_bipolar.reports import drawing
-from sae_lens_bipolar.runs.sweep import SweepConfig, SweepSAE, run_sweep
+from sae_lens_bipolar.runs.sweep import SweepSAE, run_sweep
 
 CONFIG = Path(__file__).parent / "cells.yaml"
 
@@ -90,33 +99,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(recipe_command("sagsae.cells", __doc__, CONFIG), arguments)
     drawing.require_matplotlib()  # now rather than after the training
     config = build(CellsConfig, read_scale(options.config, options.scale), "a scale")
-    cells = make_cells(config)
-    if run_recipe(options, asdict(config), cells, run_cell, config, SUMMARY):
-        collect(cells, options.output)
-        print(report(options.output))
+    with limited(options.minutes):
+        cells = run_plan(options, config, partial(make_cells, config), searched(config), run_cell)
+        if cells is not None:
+            collect(cells, options.output)
+            print(report(options.output))
 
 
-def make_cells(config: CellsConfig) -> list[Cell]:
-    """One cell per model and seed, or per model, seed and hookpoint."""
+def searched(config: CellsConfig) -> dict[str, dict[str, Any]]:
+    """Parameters of the SAE of each kind that learning rates are tried on: the middle target."""
+    model, target = config.models[0], config.l0_targets[len(config.l0_targets) // 2]
+    shared = _params(config, model, config.seeds[0], config.hookpoints[-1:])
+    return {kind: {**shared, "kinds": (kind,), "l0_targets": (target,)} for kind in config.kinds}
+
+
+def make_cells(
+    config: CellsConfig, found: Study | None = None, rates: Mapping[str, float] | None = None
+) -> list[Cell]:
+    """One cell per model and seed, per hookpoint if they are not shared, per kind if each has its
+    own learning rate."""
     cells = []
     for model in config.models:
         groups = [config.hookpoints] if config.shared_hooks else [(h,) for h in config.hookpoints]
         for seed in config.seeds:
+            kinds = config.kinds if seed == config.seeds[0] else config.repeated
             for hookpoints in groups:
                 name = f"{Path(str(model['model'])).name}.layer{model['layer']}.seed{seed}"
                 name += "" if config.shared_hooks else f".{hookpoints[0]}"
-                params = {
-                    "sweep": config.sweep_of(model, seed),
-                    "layer": model["layer"],
-                    "hookpoints": hookpoints,
-                    "kinds": config.kinds if seed == config.seeds[0] else config.repeated,
-                    "width": config.width,
-                    "l0_targets": config.l0_targets,
-                    "l1_start": config.l1_start,
-                    "l0_control": config.l0_control,
-                }
-                cells.append(Cell(name, params))
+                params = {**_params(config, model, seed, hookpoints), "kinds": kinds}
+                if not rates:
+                    cells.append(Cell(name, params))
+                    continue
+                for kind in kinds:
+                    own = {"kinds": (kind,), "lr": rates[kind], **cached(found)}
+                    cells.append(Cell(f"{name}.{kind.replace(' ', '_')}", {**params, **own}))
     return cells
+
+
+def _params(
+    config: CellsConfig, model: Mapping[str, Any], seed: int, hookpoints: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "sweep": config.sweep_of(model, seed),
+        "layer": model["layer"],
+        "hookpoints": hookpoints,
+        "width": config.width,
+        "l0_targets": config.l0_targets,
+        "l1_start": config.l1_start,
+        "l0_control": config.l0_control,
+    }
 
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
@@ -127,7 +158,11 @@ def run_cell(params: Mapping[str, Any], directory: Path) -> None:
         for label in params["kinds"]
         for l0 in params["l0_targets"]
     }
-    run_sweep(SweepConfig(**params["sweep"]), saes, directory)
+    if "validation" in params:
+        ((name, sae),) = saes.items()
+        try_rate(params, sweep_config(params), name, sae, params["l0_targets"][0], directory)
+    else:
+        run_sweep(sweep_config(params), saes, directory)
 
 
 def make_sae(params: Mapping[str, Any], hookpoint: str, label: str, l0: int) -> SweepSAE:

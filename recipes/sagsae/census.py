@@ -1,7 +1,8 @@
 """Which latents of trained SAEs carry two signs, and how well calibrated each side is.
 
-It reads any SAEs: those of a run directory (`--run`, with `--names` to choose by name), of a
-checkpoint directory, or on the Hub (`--sae NAME=WHERE`). All SAEs of one hook are one cell.
+It reads any SAEs: those of run directories (`--run`, with `--names` to choose by name; give it once
+per seed), of a checkpoint directory, or on the Hub (`--sae NAME=WHERE`). All SAEs of one hook are
+one cell.
 
     results/census.json       one row per SAE: bipolar share, its concentration, calibration slopes
     results/parameters.json   parameters by width and kind, and the rate of pairs that breaks even
@@ -25,6 +26,7 @@ from sae_lens import SAE
 from recipes.common.arguments import parse, recipe_command
 from recipes.common.cells import Cell, run_recipe
 from recipes.common.scales import Resources, build, read_scale
+from recipes.common.time_limit import limited
 from recipes.sagsae import parameters
 from recipes.sagsae.census_verdicts import CENSUS, PARAMETERS, report, summarise
 from sae_lens_bipolar.errors import ConfigError, require_number
@@ -32,6 +34,7 @@ from sae_lens_bipolar.evaluation.placement import activations
 from sae_lens_bipolar.evaluation.reconstruction import sink_threshold
 from sae_lens_bipolar.files.atomic import read_json, write_json
 from sae_lens_bipolar.files.names import CHECKPOINTS, CONFIG_FILE
+from sae_lens_bipolar.inputs.activations import CachedActivations
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.polarity.counting import CensusCounter
@@ -68,7 +71,9 @@ class CensusConfig(Resources):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = recipe_command("sagsae.census", __doc__, CONFIG)
-    parser.add_argument("--run", type=Path, help="run directory whose checkpoints are counted")
+    parser.add_argument(
+        "--run", type=Path, action="append", default=[], help="run whose checkpoints are counted"
+    )
     parser.add_argument("--names", default="*", help="names of the run's SAEs, as a shell pattern")
     parser.add_argument(
         "--sae", action="append", default=[], help="NAME=checkpoint directory or RELEASE:SAE_ID"
@@ -77,14 +82,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawing.require_matplotlib()  # now rather than after the counting
     settings = read_scale(options.config, options.scale)
     sources = sources_of(options.sae)
-    if options.run:
-        sources |= saes_of_run(options.run, options.names)
-        settings |= text_of_run(options.run)
+    several = len(options.run) > 1
+    for run_dir in options.run:
+        text = text_of_run(run_dir)
+        of_seed = f"@seed{text['seed']}" if several else ""
+        found = saes_of_run(run_dir, options.names)
+        sources |= {name + of_seed: path for name, path in found.items()}
+        settings |= text | {"seed": text["split_seed"]}
+    settings.pop("split_seed", None)
     if not sources:
         raise ConfigError("there are no SAEs to count: give --run with fitting --names, or --sae")
     config = build(CensusConfig, settings, "a scale")
     cells = make_cells(config, sources)
-    if run_recipe(options, {**asdict(config), "saes": sources}, cells, count_hook, config, RESULT):
+    with limited(options.minutes):
+        done = run_recipe(
+            options, {**asdict(config), "saes": sources}, cells, count_hook, config, RESULT
+        )
+    if done:
         files = [options.output / "cells" / cell.name / RESULT for cell in cells]
         rows = [summarise(row) for file in files for row in read_json(file)]
         write_json(options.output / CENSUS, rows)
@@ -120,9 +134,12 @@ def saes_of_run(run_dir: Path, names: str) -> dict[str, str]:
 
 
 def text_of_run(run_dir: Path) -> dict[str, Any]:
-    """Model, text and split of a run, so that its held-out documents are read."""
+    """Model, text and seed of a run, and the seed of its split: its held-out documents are read."""
     resolved = yaml.safe_load((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
-    return {key: resolved[key] for key in ("model", "corpus", "context_size", "seed")}
+    found = {key: resolved[key] for key in ("model", "corpus", "context_size", "seed")}
+    cache = resolved.get("activations")
+    split = resolved["seed"] if cache is None else CachedActivations(cache).manifest.seed
+    return found | {"split_seed": split}
 
 
 def make_cells(config: CensusConfig, sources: Mapping[str, str]) -> list[Cell]:
@@ -179,13 +196,19 @@ def count_hook(params: Mapping[str, Any], directory: Path) -> None:
                 "model": Path(params["model"]).name,
                 "d_in": sae.cfg.d_in,
                 "d_sae": sae.cfg.d_sae,
-                "seed": params["seed"],
+                "seed": seed_of(name, params["seed"]),
                 "census": counters[name].result().to_dict(),
                 "slopes": slopes[name].result(params["min_count"]),
             }
             for name, sae in saes.items()
         ],
     )
+
+
+def seed_of(name: str, default: int) -> int:
+    """The seed of an SAE, which is in its name where several runs are counted."""
+    _, at, seed = name.partition("@seed")
+    return int(seed) if at else default
 
 
 class Calibration:

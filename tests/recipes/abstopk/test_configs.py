@@ -39,7 +39,7 @@ PAPER_LAYERS = {
 def recipe(name: str, scale: str) -> tuple[TrainingPlan, dict[str, Any]]:
     """Plan and settings of a recipe's scale."""
     settings = read_scale(CONFIGS[name], scale)
-    training = {k: v for k, v in settings.items() if k not in ("bench", "not_run")}
+    training = {k: v for k, v in settings.items() if k not in table2.SECTIONS or name == "figure4"}
     return read_plan(training), settings
 
 

@@ -47,6 +47,34 @@ def test_a_folder_is_shown_with_a_heading_per_run(tmp_path: Path) -> None:
     assert page.count("| c | p | o | 1 | 2 | **holds** |") == 2
 
 
+def test_small_is_a_smoke_test_where_there_is_evidence_and_evidence_comes_first(
+    tmp_path: Path,
+) -> None:
+    one = claims.Claim("c", "p", "o", 1, 2, "holds")
+    scales = {
+        "abstopk/figure4": "small",
+        "medium/abstopk/figure4": "medium",
+        "sagsae/toys": "small",
+    }
+    for name, scale in scales.items():
+        claims.write_claims(tmp_path / name, [one])
+        (tmp_path / name / "config.yaml").write_text(f"scale: {scale}")
+    parts = claims.claims_page([tmp_path]).split("## ")[1:]
+    assert [part.split()[0] for part in parts] == [
+        *("medium/abstopk/figure4", "abstopk/figure4", "sagsae/toys")
+    ]
+    assert ["Smoke test" in part for part in parts] == [False, True, False]
+
+
+def test_an_estimate_has_a_column(tmp_path: Path) -> None:
+    sure = claims.Claim("c", "p", "o", 3, 2, "holds", 0.02, 0.01, 0.03, 0.005, 160)
+    path = claims.write_claims(tmp_path, [sure, claims.Claim("d", "p", "", 0, 0, claims.NOT_RUN)])
+    assert claims.read_claims(path)[0] == sure
+    table = claims.claims_table(claims.read_claims(path))
+    assert "| o | +0.0200 [+0.0100, +0.0300] against +0.0050, 160 examples | 3 |" in table
+    assert "| d | p | - | - | 0 |" in table
+
+
 def test_the_committed_page_says_what_the_verdict_files_say() -> None:
     """`python -m recipes.common.claims recipes/results > recipes/results/README.md`"""
     results = Path(__file__).parents[3] / "recipes/results"

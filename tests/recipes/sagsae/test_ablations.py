@@ -136,7 +136,7 @@ def test_differences_have_the_sign_of_their_claim(
     assert found[-1].verdict == "holds"  # L0 targets
 
 
-@pytest.mark.parametrize("scale", ["small", "paper"])
+@pytest.mark.parametrize("scale", ["small", "medium", "paper"])
 def test_published_scales_are_whole(scale: str) -> None:
     config = build(ablations.AblationsConfig, read_scale(ablations.CONFIG, scale), scale)
     cells = ablations.make_cells(config)

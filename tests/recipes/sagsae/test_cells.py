@@ -210,7 +210,7 @@ def test_sweeps_that_do_not_meet_are_not_compared(tmp_path: Path) -> None:
     assert read_json(tmp_path / "results/comparisons.json")[0]["r2"] is None
 
 
-@pytest.mark.parametrize("scale", ["small", "paper"])
+@pytest.mark.parametrize("scale", ["small", "medium", "paper"])
 def test_published_scales_are_whole(scale: str) -> None:
     config = build(cells.CellsConfig, read_scale(cells.CONFIG, scale), scale)
     planned = cells.make_cells(config)

@@ -1,0 +1,66 @@
+"""SAELens's JumpReLU with the start and the L0 target that the signed architectures have.
+
+`b_dec` starts at the data's mean, the decoder's rows at length 1, thresholds where `l0_target`
+latents fire; they are then scaled towards the target before each step, as those of `bi_jumprelu`.
+Saved as SAELens's `jumprelu`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, register_sae_training_class
+from sae_lens.saes.jumprelu_sae import (
+    JumpReLUSAEConfig,
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
+)
+from sae_lens.saes.sae import SAEConfig
+from typing_extensions import override
+
+from sae_lens_bipolar.architectures.training.l0_control import L0ControlConfig, MeetsL0Target
+
+NAME = "jumprelu_at_l0"
+
+
+@dataclass
+class JumpReLUAtL0TrainingSAEConfig(L0ControlConfig, JumpReLUTrainingSAEConfig):
+    """The fields of SAELens's JumpReLU, and those of `L0ControlConfig`.
+
+    Raises:
+        ConfigError: naming the field, its value and what is allowed.
+    """
+
+    STEERED: ClassVar[str] = "l0"
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return NAME
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return JumpReLUSAEConfig
+
+
+class JumpReLUAtL0TrainingSAE(MeetsL0Target, JumpReLUTrainingSAE):
+    """`z = u` where `u > threshold`, else 0, with thresholds that follow `l0_target`."""
+
+    moves_thresholds = True
+
+    @override
+    def gate_scores(self, x: torch.Tensor) -> torch.Tensor:
+        return self.process_sae_in(x) @ self.W_enc + self.b_enc
+
+    @override
+    def set_thresholds(self, thresholds: torch.Tensor) -> None:
+        self.threshold.copy_(thresholds)
+
+    @override
+    @torch.no_grad()
+    def scale_thresholds(self, scale: float) -> None:
+        self.threshold.mul_(scale)
+
+
+if NAME not in SAE_TRAINING_CLASS_REGISTRY:
+    register_sae_training_class(NAME, JumpReLUAtL0TrainingSAE, JumpReLUAtL0TrainingSAEConfig)

@@ -94,11 +94,9 @@ def memory_of_training(ranks: Ranks, plan: Plan) -> int:
     # what glibc keeps for the next.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
     x = torch.randn(plan.batch, plan.d_in, generator=torch.Generator().manual_seed(0))
-    for d_sae in (
-        8_192,
-        plan.d_sae,
-    ):  # the first loads what torch and numba load
-        cfg = AbsTopKTrainingSAEConfig(d_in=plan.d_in, d_sae=d_sae, k=plan.k)
+    before = own = 0
+    for _ in range(2):  # the first time torch and numba load, and compile for this size
+        cfg = AbsTopKTrainingSAEConfig(d_in=plan.d_in, d_sae=plan.d_sae, k=plan.k)
         trainer = make_trainer(cfg, steps=3)
         shard(trainer, ranks)
         gc.collect()

@@ -106,4 +106,7 @@ def _secret_values() -> list[str]:
 
 def command_line() -> str:
     """The command that runs now, as a user would type it, without tokens."""
-    return without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        name = "python -m sae_lens_bipolar"
+    return without_secrets(" ".join([name, *sys.argv[1:]]))

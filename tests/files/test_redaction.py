@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_lens_bipolar.files import redaction
 from sae_lens_bipolar.files.redaction import find_secret, without_folders, without_secrets
 
 A, N = "AbCdEfGhIj" * 5, "A1B2C3D4E5" * 5
@@ -95,3 +96,15 @@ def test_a_home_directory_in_an_unusual_place_is_cut(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "home", lambda: Path("/people/Ada, the Countess"))
     assert without_folders("read /people/Ada, the Countess/x") == "read .../x"
     assert without_folders("/people/Ada, the Countessa") != "~a"
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("/here/bin/sae-lens-bipolar", "sae-lens-bipolar demo --l0 4"),
+        ("/here/sae_lens_bipolar/__main__.py", "python -m sae_lens_bipolar demo --l0 4"),
+    ],
+)
+def test_a_command_is_said_as_it_can_be_typed(monkeypatch, program: str, said: str) -> None:
+    monkeypatch.setattr(redaction.sys, "argv", [program, "demo", "--l0", "4"])
+    assert redaction.command_line() == said

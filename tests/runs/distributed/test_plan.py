@@ -94,7 +94,8 @@ def memory_of_training(ranks: Ranks, plan: Plan) -> int:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             trainer.step(x)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
-    in_order = (e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    events.sort(key=lambda e: e.start_ns())
+    in_order = (e.nbytes() for e in events)  # type: ignore[attr-defined]
     return sum(t.to_local().nbytes for t in kept) + max(accumulate(in_order))  # type: ignore[attr-defined]
 
 

@@ -84,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sources = sources_of(options.sae)
     several = len(options.run) > 1
     for run_dir in options.run:
+        found = saes_of_run(run_dir, options.names)
         text = text_of_run(run_dir)
         of_seed = f"@seed{text['seed']}" if several else ""
-        found = saes_of_run(run_dir, options.names)
         sources |= {name + of_seed: path for name, path in found.items()}
         settings |= text | {"seed": text["split_seed"]}
     settings.pop("split_seed", None)

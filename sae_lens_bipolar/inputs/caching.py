@@ -253,7 +253,7 @@ def _write(
 
 
 def _norms(x: torch.Tensor) -> tuple[float, float, float]:
-    lengths = x.double().norm(dim=-1)
+    lengths = x.cpu().double().norm(dim=-1)
     largest = lengths.max().item() if len(lengths) else 0.0
     return lengths.sum().item(), lengths.square().sum().item(), largest
 

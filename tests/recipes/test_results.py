@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recipes.abstopk import figure4, table1_report, table2
+from recipes.abstopk import figure1_report, figure4, table1_report, table2
 from recipes.common.claims import CLAIMS, MEDIUM
 from recipes.sagsae import ablations_verdicts, cells_verdicts, census_verdicts
 from recipes.sagsae.toys import __main__ as toys
@@ -17,6 +17,7 @@ from sae_lens_bipolar.files.atomic import read_json
 RESULTS = Path(__file__).parents[2] / "recipes/results"
 REPORTS: dict[str, Callable[[Path], str]] = {
     "abstopk/table1": table1_report.report,
+    "abstopk/figure1": figure1_report.report,
     "abstopk/figure4": figure4.report,
     "abstopk/table2": table2.report,
     "sagsae/ablations": ablations_verdicts.report,

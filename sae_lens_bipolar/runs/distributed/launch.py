@@ -1,5 +1,6 @@
 """How a run's processes come together, and how they end: one message, whatever ends them."""
 
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
-from sae_lens_bipolar.errors import BipolarError, RankError
+from sae_lens_bipolar.errors import BipolarError, ConfigError, DataError, ModelError, RankError
 from sae_lens_bipolar.files.names import PROGRESS
 from sae_lens_bipolar.runs.checkpoints import latest_checkpoint
 from sae_lens_bipolar.runs.directory import differences
@@ -29,6 +30,8 @@ _WAITS = timedelta(minutes=30)  # for the slowest rank, which may be loading a l
 _SAME = ("sae-lens-bipolar", "sae-lens", "transformer-lens", "torch")  # versions
 _EXIT = 2
 _POLL = 0.1  # seconds
+_REFUSALS = (ConfigError, DataError, ModelError, RankError)  # which every rank comes to
+_LINGERS = 20.0  # seconds that the first rank waits for others to end, when its run is refused
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def joined(device: str, config: Mapping[str, Any], run_dir: Path) -> Iterator[Ra
     store, rank, size = _met()
     if rank:
         logging.getLogger().setLevel(logging.ERROR)  # every line would come once per rank
-    with _one_voice(store, run_dir):
+    with _one_voice(store, rank, size, run_dir):
         _require_agreement(store, rank, size, config)
         if joins:
             dist.init_process_group(
@@ -116,11 +119,14 @@ def _require_agreement(store: Store, rank: int, size: int, config: Mapping[str, 
 
 
 @contextmanager
-def _one_voice(store: Store, run_dir: Path) -> Iterator[None]:
+def _one_voice(store: Store, rank: int, size: int, run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (BipolarError, Stopped) as error:
-        if _is_first_to_end(store):
+        is_first = _is_first_to_end(store)
+        if rank == 0 and isinstance(error, _REFUSALS):
+            _linger(store, size)
+        if is_first:
             raise
         raise SystemExit(getattr(error, "exit_code", _EXIT)) from None
     except RuntimeError as error:
@@ -142,6 +148,14 @@ def _is_first_to_end(store: Store) -> bool:
         return store.add("ended", 1) == 1
     except Exception:  # the store ended with its process
         return True
+
+
+def _linger(store: Store, size: int) -> None:
+    """Wait until the others have ended too: they ask the store, which may end with this process."""
+    latest = time.monotonic() + _LINGERS
+    with contextlib.suppress(RuntimeError):
+        while store.add("ended", 0) < size and time.monotonic() < latest:
+            time.sleep(_POLL)
 
 
 def _is_of_ranks(error: RuntimeError) -> bool:

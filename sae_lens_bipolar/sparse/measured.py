@@ -111,8 +111,12 @@ def device_name(device: torch.device) -> str:
 
 def table_of(device: torch.device) -> Path:
     """Where the table of a device is kept, below the user's cache."""
-    name = re.sub(r"[^A-Za-z0-9]+", "-", device_name(device)).strip("-").lower()
-    return user_cache_dir() / "arithmetic" / f"{name}.json"
+    return user_cache_dir() / "arithmetic" / f"{file_name(device_name(device))}.json"
+
+
+def file_name(text: str) -> str:
+    """A text as the stem of a file: letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
 
 def versions() -> dict[str, str]:

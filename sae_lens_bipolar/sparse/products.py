@@ -1,6 +1,6 @@
 """Float32 matrix products on a CPU through oneDNN, where a check finds that faster and as exact.
 
-`torch.mm` takes MKL, which on AMD processors with AVX-512 runs at under half of what they can do.
+`torch.mm` takes MKL, which on AMD processors with AVX-512 runs well below what they can do.
 Under `torch.set_float32_matmul_precision("medium")` torch takes oneDNN instead (torch 2.13,
 aten/src/ATen/native/mkldnn/Matmul.cpp): on some processors in true float32, on those with AMX in
 bfloat16, on older ones not at all. So the first product measures both, and the switch, which is of
@@ -9,7 +9,6 @@ processor, number of threads and torch.
 """
 
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import torch
 from sae_lens_bipolar.errors import DataError
 from sae_lens_bipolar.files.atomic import read_json, user_cache_dir, write_json
 from sae_lens_bipolar.files.fields import an_object, check_number, required
-from sae_lens_bipolar.sparse.measured import device_name
+from sae_lens_bipolar.sparse.measured import device_name, file_name
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +72,9 @@ def _precision() -> str:
 @cache
 def choice() -> Products:
     """What was measured on this machine: read from disk, or measured now."""
-    file = user_cache_dir() / "products" / f"{_slug()}.json"
     mark = {"processor": device_name(_CPU), "threads": torch.get_num_threads()}
+    name = file_name(f"{mark['processor']} {mark['threads']}")
+    file = user_cache_dir() / "products" / f"{name}.json"
     mark |= {"torch": torch.__version__}
     try:
         saved = an_object(read_json(file), str(file))
@@ -90,11 +90,6 @@ def choice() -> Products:
     except OSError as error:
         logger.warning("What was measured of matrix products is not kept. %s", error)
     return found
-
-
-def _slug() -> str:
-    name = f"{device_name(_CPU)} {torch.get_num_threads()}"
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
 
 
 def _read(saved: dict[str, object], where: str) -> Products:

@@ -34,9 +34,13 @@ def test_it_is_for_wide_parameters_on_a_cpu(parameter: torch.Tensor, kept: bool)
 
 
 def test_without_glibc_nothing_happens(monkeypatch) -> None:
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
-    heap.ask_for(WIDE)
     heap.disable()
+    heap.enable()
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+    heap._glibc.cache_clear()
+    heap.ask_for(WIDE)
+    assert not heap.is_kept()
+    heap._glibc.cache_clear()
 
 
 STEPS = """

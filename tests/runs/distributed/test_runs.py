@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.batch_abstopk import MatryoshkaBatchAbsTopKTrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
-from sae_lens_bipolar.errors import BipolarError, RankError, TrainingError
+from sae_lens_bipolar.errors import BipolarError, ConfigError, RankError, TrainingError
 from sae_lens_bipolar.runs.checkpoints import is_whole, load_sae
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.distributed.launch import joined
@@ -172,6 +173,21 @@ def test_ranks_that_are_started_again_find_each_other_in_the_store_of_the_first(
     for attempt in ("first", "second"):
         found = launched(2, meets, tmp_path / attempt, agent.port, tmp_path)
         assert found == [[2, 1], [2, 1]]
+
+
+def refused_in_turn(run_dir: Path) -> str:
+    try:
+        with joined("cpu", {}, run_dir) as ranks:
+            time.sleep(2.0 * ranks.rank)
+            raise ConfigError("all ranks come to this")
+    except (ConfigError, SystemExit) as end:
+        return type(end).__name__
+
+
+def test_a_rank_that_is_refused_late_knows_that_it_was_said(tmp_path) -> None:
+    """What ranks share ends with the first of them, which waits for the other."""
+    ends = launched(2, refused_in_turn, tmp_path / "ranks", tmp_path / "run")
+    assert ends == ["ConfigError", "SystemExit"]
 
 
 @pytest.mark.parametrize(

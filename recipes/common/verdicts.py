@@ -7,15 +7,13 @@ not hold where the whole interval is below, and otherwise it is undecided: with 
 
 with `s` the deviation over n seeds, paired where two SAEs are compared, and `e` the standard error
 that test examples add, where they are shared by all seeds. A bootstrap over three seeds would be
-too narrow by half; over examples the recipes draw one (`abstopk.steering_statistics`).
+too narrow by half; over prompts of generations `abstopk.steering_statistics` draws one.
 """
 
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from recipes.common.claims import DOES_NOT_HOLD, HOLDS, NOT_RUN, UNDECIDED, Claim, verdict
 from recipes.common.comparisons import L0_TOLERANCE, Row, met_targets
@@ -76,13 +74,6 @@ def examples_error(n_examples: int) -> float:
     on the same examples cannot be used; unpaired, the variance is at most 1/4 each.
     """
     return math.sqrt(2 * 0.25 / n_examples)
-
-
-def bootstrapped_error(values: np.ndarray, draws: int = 2000) -> float:
-    """Standard error of a mean over test examples, `[examples]`, by bootstrap."""
-    n = len(values)
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws) / n
-    return float((weights @ values).std())
 
 
 def decide(estimate: Estimate | None, margin: float) -> str:

@@ -8,7 +8,6 @@ import pytest
 from recipes.common.claims import DOES_NOT_HOLD, HOLDS, NOT_RUN, UNDECIDED
 from recipes.common.verdicts import (
     Estimate,
-    bootstrapped_error,
     decide,
     decide_all,
     decide_any,
@@ -121,8 +120,6 @@ def test_an_undecided_claim_says_what_it_would_take() -> None:
 
 def test_test_examples_count() -> None:
     assert examples_error(50) == pytest.approx(0.1)
-    right = np.array([0.0, 1.0] * 50)
-    assert bootstrapped_error(right) == pytest.approx(0.05, rel=0.05)
     assert decide(Estimate(0.1, 0.001, 3, examples_error(16)), 0.0) == UNDECIDED
 
 

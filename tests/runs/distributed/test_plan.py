@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sae_lens_bipolar import sparse
+from sae_lens_bipolar import ARCHITECTURES, sparse
 from sae_lens_bipolar.architectures.abstopk import AbsTopKTrainingSAEConfig
+from sae_lens_bipolar.architectures.training.on_pairs import TrainsOnPairs
 from sae_lens_bipolar.cli.main import main
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.inputs.sizes import parameters_of
+from sae_lens_bipolar.runs.distributed import plan as plans
 from sae_lens_bipolar.runs.distributed.plan import Plan, table
 from sae_lens_bipolar.runs.distributed.ranks import Ranks
 from sae_lens_bipolar.runs.distributed.sharding import shard
+from sae_lens_bipolar.sparse import projection
 from tests.runs.distributed.gloo import on_ranks
 from tests.runs.distributed.training import make_trainer
 
@@ -194,3 +197,11 @@ def test_the_documented_table_is_what_the_plan_says() -> None:
         sizes = parameters_of(name)
         assert (sizes.d_model, sizes.parameters) == (d_in, parameters)
         assert sizes.share_until(int(layer)) == share
+
+
+def test_plan_knows_what_trains_on_active_latents_and_in_which_tiles() -> None:
+    """`plan` imports no torch, so it spells these out."""
+    trained = {name: record.training for name, record in ARCHITECTURES.items()}
+    on_pairs = {n for n, t in trained.items() if t is not None and issubclass(t[0], TrainsOnPairs)}
+    assert set(plans._ON_PAIRS) == on_pairs
+    assert projection._TILE["cpu"] == plans._TILE

@@ -111,12 +111,6 @@ class ResumableBatches:
             self._fill(size)
         batch, self._ready = self._ready[:size], self._ready[size:]
         batches = self._by_hook(batch)
-        for hook_name, part in batches.items():
-            if not torch.isfinite(part).all():
-                raise ActivationError(
-                    f"activations at {hook_name} are NaN or infinite in training batch "
-                    f"{self._given_out}; run the language model in float32 or bfloat16"
-                )
         self._given_out += 1
         return {key: batches[hook].to(device) for key, (hook, device) in self._copies.items()}
 
@@ -126,6 +120,12 @@ class ResumableBatches:
         As SAELens's `mixing_buffer` (sae_lens 6.54, training/mixing_buffer.py).
         """
         read = next(self._read)
+        for hook, part in read.items():  # here, as a look at each batch would wait for a GPU
+            if not torch.isfinite(part).all():
+                raise ActivationError(
+                    f"activations at {hook} are NaN or infinite, read for training batch "
+                    f"{self._given_out}; run the language model in float32 or bfloat16"
+                )
         self._widths = {hook: read[hook].shape[1] for hook in self._store._hook_names or ()}
         rows = torch.cat([read[hook] for hook in self._widths], dim=1)
         self._kept = torch.cat([self._kept, rows]) if len(self._kept) else rows

@@ -39,6 +39,8 @@ from sae_lens_bipolar.runs.checkpoints import latest_checkpoint, remove_checkpoi
 from sae_lens_bipolar.runs.demands import require_rows, require_widths
 from sae_lens_bipolar.runs.devices import follow, read_copies
 from sae_lens_bipolar.runs.directory import append_metrics, read_metrics, truncate_metrics
+from sae_lens_bipolar.runs.step_clock import StepClock
+from sae_lens_bipolar.runs.step_log import logged_row
 from sae_lens_bipolar.sparse.products import fast_products
 
 _SHOWN_EVERY = 0.5  # seconds
@@ -95,7 +97,9 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
                 "evaluations read the same text; leave one of them out"
             )
         self.run_dir, self.log_every, self.keep = run_dir, log_every, keep
-        self.seconds = dict.fromkeys(cfg.saes, 0.0)
+        self._seconds = dict.fromkeys(cfg.saes, 0.0)  # of the run that this one continues
+        self._clocks: dict[str, StepClock] = {}
+        self._losses: dict[str, tuple[int, torch.Tensor]] = {}  # of the last step of each SAE
         torch.manual_seed(cfg.seed)  # the initial weights
         super().__init__(
             cfg,
@@ -129,7 +133,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
         self.cfg.resume_from_checkpoint = str(newest) if newest else None
         truncate_metrics(metrics, int(newest.name) if newest else 0)
         for row in read_metrics(metrics):
-            self.seconds[row["sae"]] = row["seconds"]
+            self._seconds[row["sae"]] = row["seconds"]
         saes = super().run()
         remove_checkpoints(self.run_dir / PROGRESS)
         return saes
@@ -195,6 +199,8 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
     @override
     def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
+        for name in self._losses:
+            self._require_finite_loss(name)  # what is not sealed is ignored
         super()._save_runner_checkpoint_files(checkpoint_path)
         if checkpoint_path is not None:
             if self.keep is not None:
@@ -226,49 +232,45 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
     def _watch(self, name: str, trainer: SAETrainer[Any, Any]) -> None:
         """Time every step of one SAE's trainer, and log as `log_every` says.
 
-        A step is logged before SAELens may save it, so that no checkpoint is ahead of the log.
+        A step is logged before SAELens may save it, so that no checkpoint is ahead of the log. A
+        loss on a GPU is looked at where the run waits for the device anyway: when the step is
+        logged and before it is saved.
         """
         step = trainer.step
+        device = trainer.sae.device
+        clock = self._clocks[name] = StepClock(device, self._seconds[name])
 
         def watched(batch: torch.Tensor) -> TrainStepOutput:
-            start = time.perf_counter()
-            output = step(batch)
-            if not output.loss.isfinite():
-                raise self._diverged(
-                    name, f"the loss of step {trainer.n_training_steps + 1} is {output.loss.item()}"
-                )
-            self.seconds[name] += time.perf_counter() - start
+            with clock.step():
+                output = step(batch)
+            self._losses[name] = trainer.n_training_steps + 1, output.loss.detach()
             done = trainer.n_training_samples >= self.cfg.training_tokens
-            if done or (trainer.n_training_steps + 1) % self.log_every == 0:
+            is_logged = done or (trainer.n_training_steps + 1) % self.log_every == 0
+            if is_logged or not _is_queued(device):
+                self._require_finite_loss(name)
+            if is_logged:
                 self._log_step(name, trainer, output)
             return output
 
         trainer.step = watched  # type: ignore[method-assign]
 
+    def _require_finite_loss(self, name: str) -> None:
+        step, loss = self._losses[name]
+        if not loss.isfinite():
+            raise self._diverged(name, f"the loss of step {step} is {loss.item()}")
+
     def _log_step(self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput) -> None:
         append_metrics(self.run_dir / METRICS_FILE, [self._row(name, trainer, output)])
 
-    @torch.no_grad()
     def _row(
         self, name: str, trainer: SAETrainer[Any, Any], output: TrainStepOutput
     ) -> dict[str, Any]:
-        """What is logged of one step of one SAE."""
-        row = {
-            "step": trainer.n_training_steps + 1,
-            "n_tokens": trainer.n_training_samples,
-            "sae": name,
-            "loss": output.loss.item(),
-            "mse_loss": output.losses["mse_loss"].item(),
-            "nmse": mean_nmse(output.sae_in, output.sae_out),
-            "l0": output.feature_acts.bool().float().sum(-1).mean().item(),
-            "dead": int(trainer.dead_neurons.sum()),
-            "lr": trainer.optimizer.param_groups[0]["lr"],
-            "seconds": round(self.seconds[name], 3),
-        }
-        row |= {f"losses/{key}": float(value) for key, value in output.losses.items()}
-        row |= {f"coefficients/{key}": value for key, value in trainer.get_coefficients().items()}
-        row |= {f"metrics/{key}": _number(value) for key, value in output.metrics.items()}
-        return row
+        return logged_row(name, trainer, output, self._clocks[name].read())
+
+
+def _is_queued(device: torch.device) -> bool:
+    """Whether a number of a step is there only some time after the step was called."""
+    return device.type != "cpu"
 
 
 @torch.no_grad()
@@ -288,9 +290,3 @@ def _show(trainer: MultiSAETrainer, outputs: dict[str, TrainStepOutput], pbar: A
 def _in_order(file: Path) -> None:
     """Write a JSON file anew with sorted keys: SAELens's order changes from process to process."""
     file.write_text(json.dumps(read_json(file), sort_keys=True), encoding="utf-8")
-
-
-def _number(value: Any) -> float:
-    """A metric of SAELens's steps: a number, a tensor, or a function that gives one."""
-    found: Any = value() if callable(value) else value
-    return float(found)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +19,23 @@ from sae_lens import (
     TopKTrainingSAEConfig,
 )
 from sae_lens.config import LoggingConfig
+from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer
 
 from sae_lens_bipolar.architectures.gated_l0 import GatedL0TrainingSAEConfig
 from sae_lens_bipolar.architectures.sign_aware_gated import SignAwareGatedTrainingSAEConfig
-from sae_lens_bipolar.errors import ActivationError, ConfigError, DataError, ModelError
+from sae_lens_bipolar.errors import (
+    ActivationError,
+    ConfigError,
+    DataError,
+    ModelError,
+    TrainingError,
+)
 from sae_lens_bipolar.inputs.corpora import load_documents, split_tokens
 from sae_lens_bipolar.inputs.models import load_model, tokenizer_of
 from sae_lens_bipolar.runs import runner
+from sae_lens_bipolar.runs.checkpoints import latest_checkpoint
 from sae_lens_bipolar.runs.directory import read_metrics
 from sae_lens_bipolar.runs.runner import RunDirectoryRunner
 
@@ -105,6 +114,28 @@ def test_leaves_the_files_a_run_has(finished: Path) -> None:
         assert last[name]["seconds"] > 0
     assert last["abstopk"]["l0"] == 4.0
     assert "coefficients/l1" in last["gated"]
+
+
+def test_a_loss_that_is_queued_is_looked_at_before_its_step_is_saved(
+    tmp_path: Path, tiny_model_dirs, tiny_text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = make_runner(tmp_path, str(tiny_model_dirs["gpt2"]), str(tiny_text))
+    training.log_every = 1000
+    step, steps = SAETrainer.step, []
+
+    def broken(self, batch):
+        output = step(self, batch)
+        steps.append(self.n_training_steps)
+        bad = self.n_training_steps >= 2
+        return replace(output, loss=output.loss * torch.nan) if bad else output
+
+    monkeypatch.setattr(SAETrainer, "step", broken)
+    monkeypatch.setattr(runner, "_is_queued", lambda device: True)
+    with pytest.raises(TrainingError, match="loss of step .* is nan"):
+        training.run()
+    assert max(steps) > 2  # it was not waited for
+    assert latest_checkpoint(tmp_path / "progress") is None
+    assert not (tmp_path / "checkpoints").exists()
 
 
 # A run that kills itself, for real, after a given number of steps.

@@ -124,9 +124,8 @@ def measure(
         say: takes a line for each arithmetic that fails.
     """
     here = torch.device(device)
-    names: list[Arithmetic] = [
-        n for n in ARITHMETICS if n != "triton" or triton.usable(here, shape.d_in)
-    ]
+    has_kernels = here.type != "cpu" and triton.usable(here, shape.d_in)  # not Triton's interpreter
+    names: list[Arithmetic] = [n for n in ARITHMETICS if n != "triton" or has_kernels]
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(shape.batch, shape.d_in, generator=generator) for _ in range(2)]
     batches = [x.to(device) for x in batches]

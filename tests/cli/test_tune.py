@@ -15,7 +15,6 @@ from sae_lens_bipolar.sparse import measured
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_LENS_BIPOLAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(step_times.triton, "usable", lambda *_: False)  # not interpreted
     measured.measured_here.cache_clear()
     yield
     measured.measured_here.cache_clear()
@@ -29,7 +28,7 @@ def test_a_table_of_this_device(capsys: pytest.CaptureFixture[str]) -> None:
         ("float32", 8, 32, 2, 16),
         ("bfloat16", 8, 32, 2, 16),
     ]
-    for row in rows:
+    for row in rows:  # Triton's interpreter, which the tests turn on, is not timed
         assert row.seconds.keys() == {"dense", "sparse"}
         assert all(value > 0 for value in row.seconds.values())
     out = capsys.readouterr().out.splitlines()

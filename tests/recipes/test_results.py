@@ -28,7 +28,8 @@ REPORTS: dict[str, Callable[[Path], str]] = {
 REPORTED = sorted(  # the scale `medium` lies in a folder of its own, laid out alike
     file.parents[1].relative_to(RESULTS).as_posix() for file in RESULTS.rglob(CLAIMS)
 )
-RUNS = [*REPORTED, *(f"speed/{name}" for name in ("training_step", "scaling", "explorer"))]
+SPEED = [f"speed/{name}" for name in ("training_step", "scaling", "explorer")]
+RUNS = [*REPORTED, *SPEED, "defaults/table"]
 
 
 def recipe_of(name: str) -> str:

@@ -199,8 +199,7 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
 
     @override
     def _save_runner_checkpoint_files(self, checkpoint_path: Path | None) -> None:
-        for name in self._losses:
-            self._require_finite_loss(name)  # what is not sealed is ignored
+        self._require_finite_losses()  # what is not sealed is ignored
         super()._save_runner_checkpoint_files(checkpoint_path)
         if checkpoint_path is not None:
             if self.keep is not None:
@@ -253,6 +252,10 @@ class RunDirectoryRunner(MultiSAETrainingRunner):
             return output
 
         trainer.step = watched  # type: ignore[method-assign]
+
+    def _require_finite_losses(self) -> None:
+        for name in self._losses:
+            self._require_finite_loss(name)
 
     def _require_finite_loss(self, name: str) -> None:
         step, loss = self._losses[name]

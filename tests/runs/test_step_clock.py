@@ -1,20 +1,21 @@
 """Seconds of steps: on a CPU as they pass, on CUDA between events that are read late."""
 
-import time
-
 import pytest
 import torch
 
+from sae_lens_bipolar.runs import step_clock
 from sae_lens_bipolar.runs.step_clock import StepClock
 
 
-def test_steps_on_a_cpu_are_added_to_what_a_run_had() -> None:
+def test_steps_on_a_cpu_are_added_to_what_a_run_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now)
     clock = StepClock(torch.device("cpu"), 5.0)
-    for _ in range(2):
+    for seconds in (2.0, 3.0):
         with clock.step():
-            time.sleep(0.02)
-    time.sleep(0.2)  # between steps nothing is counted
-    assert 5.04 <= clock.read() < 5.2
+            now += seconds
+        now += 50.0  # between steps nothing is counted
+    assert clock.read() == clock.read() == 10.0
 
 
 class Event:

@@ -5,7 +5,8 @@ around it: a signed latent that starts on one side of it stays there, and many d
 
 W_enc starts as the transpose of W_dec, so that with rows of length r the first reconstruction is
 about r^2 of what it should be. With SAELens's r of 0.1 the latents that fire first grow a hundred
-times before the sum is right, and win the places in the top k meanwhile; at 1 it is right at once.
+times before the sum is right, and win the places in the top k meanwhile. At 1 it is of the right
+size, though too large where many latents of a token overlap: most where tokens share a threshold.
 """
 
 import logging

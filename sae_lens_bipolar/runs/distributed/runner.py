@@ -106,6 +106,7 @@ class DistributedRunner(RunDirectoryRunner):
     def _save_together(
         self, trainer: MultiSAETrainer, save: Callable[..., None], checkpoint_name: str
     ) -> None:
+        self._require_finite_losses()  # on every rank, so that none waits for one that has ended
         with self._all_whole(trainer):
             if self.ranks.is_first:
                 save(checkpoint_name)

@@ -35,7 +35,11 @@ from sae_lens_bipolar.architectures.training.checks import (
     check_fields,
     require_k,
 )
-from sae_lens_bipolar.architectures.training.start import DataStartConfig, StartsFromData
+from sae_lens_bipolar.architectures.training.start import (
+    SHARED_ROW_NORM,
+    DataStartConfig,
+    StartsFromData,
+)
 from sae_lens_bipolar.errors import ConfigError, require_number
 
 
@@ -73,6 +77,7 @@ class BatchAbsTopKTrainingSAEConfig(DataStartConfig, BatchTopKTrainingSAEConfig)
 
     # SAELens's 0.01 lags a hundred batches behind; after 200 steps, inference kept a quarter more.
     topk_threshold_lr: float = 0.05
+    decoder_init_norm: float | None = SHARED_ROW_NORM
 
     @override
     @classmethod
@@ -145,7 +150,7 @@ class MatryoshkaBatchAbsTopKTrainingSAEConfig(
     """
 
     # SAELens's class, which comes first, has 0.1 and 0.01.
-    decoder_init_norm: float | None = 1.0
+    decoder_init_norm: float | None = SHARED_ROW_NORM
     topk_threshold_lr: float = 0.05
 
     @override

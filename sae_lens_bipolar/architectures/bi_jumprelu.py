@@ -42,6 +42,7 @@ from sae_lens_bipolar.architectures.record import DECODE, LINEAR, Architecture, 
 from sae_lens_bipolar.architectures.training.checks import check_fields
 from sae_lens_bipolar.architectures.training.l0_control import L0ControlConfig, MeetsL0Target
 from sae_lens_bipolar.architectures.training.precision import kept_in_float32
+from sae_lens_bipolar.architectures.training.start import SHARED_ROW_NORM
 from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 
 _THRESHOLDS = ("threshold_positive", "threshold_negative")
@@ -124,6 +125,8 @@ class BiJumpReLUTrainingSAEConfig(L0ControlConfig, JumpReLUTrainingSAEConfig):
     """
 
     STEERED: ClassVar[str] = "l0"
+
+    decoder_init_norm: float | None = SHARED_ROW_NORM
 
     @override
     @classmethod

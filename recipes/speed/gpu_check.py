@@ -17,6 +17,7 @@ runs out of time stops no other; the command then ends with exit code 1.
 """
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -57,6 +58,8 @@ def parts(given: Any) -> list[Part]:
     # Without the project's options, which need plugins that a GPU machine may lack.
     tests = ("-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider")
     tests += ("--import-mode=importlib", "-m", "gpu", *given.tests)
+    if importlib.util.find_spec("xdist"):  # most of their time goes into compiling kernels
+        tests += ("-n", str(min(8, os.cpu_count() or 1)))
     found = [Part("tests", tests, 150)]
     largest = given.shapes[-1]
     found.append(Part(f"profile-{largest}", (*own, "--part", f"profile:{largest}:bfloat16"), 80))

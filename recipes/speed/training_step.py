@@ -88,12 +88,12 @@ def compare(ours: str, reference: str, shape: Shape, options: Options) -> dict[s
         with torch.autocast(torch.device(options.device).type, torch.bfloat16, options.autocast):
             taken = {"encoder": seconds(lambda x=x: x @ W_enc, options.device)}
         for name, step in steps.items():
-            output: list[Any] = []
+            last: dict[str, Any] = {}
             taken[name] = seconds(
-                lambda step=step, x=x, output=output: output.append(step(x)), options.device
+                lambda step=step, x=x, last=last: last.update(output=step(x)), options.device
             )
             if name == ours:
-                l0 = output[0].feature_acts.bool().float().sum(-1).mean().item()
+                l0 = last["output"].feature_acts.bool().float().sum(-1).mean().item()
         if again in times:
             with fast_products(here):
                 taken[again] = seconds(lambda x=x: steps[reference](x), options.device)

@@ -25,6 +25,7 @@ from sae_lens_bipolar.sparse import triton
 from sae_lens_bipolar.sparse.measured import ARITHMETICS, Arithmetic, Row
 
 Step = Callable[[torch.Tensor], Any]
+IN_A_ROW = 4  # steps that are timed together on CUDA
 WARM_UP = 3  # steps before the timed ones: kernels are compiled, the optimizer's state is made
 
 
@@ -83,21 +84,32 @@ def trainer_step(sae: TrainingSAE[Any], device: str, batch: int, autocast: bool 
         feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    return SAETrainer(cfg, sae, iter([])).step
+    trainer = SAETrainer(cfg, sae, iter([]))
+
+    def step(x: torch.Tensor) -> Any:
+        output = trainer.step(x)
+        trainer.n_training_steps += 1  # as `fit` does; a first step looks at its data once more
+        return output
+
+    return step
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
-    """How long `work` takes; on CUDA between two events on the stream."""
+    """How long `work` takes; on CUDA the mean of some in a row, between two events on the stream.
+
+    Training does not wait for the device between steps, unless a step does so itself.
+    """
     if torch.device(device).type != "cuda":
         start = time.perf_counter()
         work()
         return time.perf_counter() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
-    work()
+    for _ in range(IN_A_ROW):
+        work()
     end.record()
     torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1000
+    return begin.elapsed_time(end) / 1000 / IN_A_ROW
 
 
 @contextmanager

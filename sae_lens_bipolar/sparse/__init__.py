@@ -21,7 +21,6 @@ from sae_lens_bipolar.sparse.ops import (
     row_norms,
     search,
 )
-from sae_lens_bipolar.sparse.reconstruction import reconstruct
 
 __all__ = [
     "CROSSOVER",
@@ -35,7 +34,6 @@ __all__ = [
     "is_always_dense",
     "mode",
     "prefer_sparse",
-    "reconstruct",
     "row_norms",
     "search",
     "set_mode",

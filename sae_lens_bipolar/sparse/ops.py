@@ -10,6 +10,7 @@ projection says so (`Projection.reading`). Under autocast the encoder's product 
 autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from sae_lens_bipolar.errors import ConfigError
 from sae_lens_bipolar.sparse.pairs import Support
-from sae_lens_bipolar.sparse.projection import Projection, tiles_of, with_gradient
+from sae_lens_bipolar.sparse.projection import Projection, Tile, tiles_of, with_gradient
 from sae_lens_bipolar.sparse.selection import Ranking, beyond, top_k
 
 
@@ -94,34 +95,60 @@ def search(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """For each (latents to search, or None for all, and k): the chosen latents and their `u`."""
     scale = None if rank_scale is None else rank_scale.detach()
-    by_kernel = projection.reading is not None
     chosen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in searches]
     for tiles in tiles_of(projection, scale):
         found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in searches]
-        for first, u in tiles:
+        for tile in tiles:
+            largest = _search_of(tile, projection, ranking)
+            first, n = tile.first, tile.product.shape[1]
             for parts, (among, k) in zip(found, searches, strict=True):
                 if among is None:
-                    u_top, i = top_k(u, min(k, u.shape[1]), ranking, by_kernel)
-                    parts.append((u_top, i + first))
+                    u_top, i = largest(None, min(k, n))
+                    parts.append((u_top, i + first if first else i))
                     continue
                 inside = among
-                if u.shape[1] < projection.d_sae:
-                    inside = among[(among >= first) & (among < first + u.shape[1])]
+                if n < projection.d_sae:
+                    inside = among[(among >= first) & (among < first + n)]
                 if len(inside):
-                    part = u.index_select(1, inside - first)
-                    u_top, i = top_k(part, min(k, len(inside)), ranking, by_kernel)
+                    u_top, i = largest(inside - first, min(k, len(inside)))
                     parts.append((u_top, inside[i]))
         for all_chosen, parts, (_, k) in zip(chosen, found, searches, strict=True):
-            u_top, latents = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+            u_top, latents = parts[0]
             if len(parts) > 1:
-                u_top, best = top_k(u_top, k, ranking, by_kernel)
+                u_top, latents = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+                u_top, best = top_k(u_top, k, ranking)
                 latents = latents.gather(1, best)
             all_chosen.append((latents.flatten(), u_top.flatten()))
     results = []
     for parts in chosen:
-        latents, u = (torch.cat(part) for part in zip(*parts, strict=True))
+        latents, u = parts[0]
+        if len(parts) > 1:
+            latents, u = (torch.cat(part) for part in zip(*parts, strict=True))
         results.append((latents, u if scale is None else u / scale[latents]))
     return results
+
+
+def _search_of(
+    tile: Tile, projection: Projection, ranking: Ranking
+) -> Callable[[torch.Tensor | None, int], tuple[torch.Tensor, torch.Tensor]]:
+    """A search of a tile: of some of its columns (None: all), and k, values and columns found."""
+    by_value = ranking == "value"
+    if projection.reading is not None:
+        from sae_lens_bipolar.sparse.triton import search as kernels
+
+        def by_kernel(among: torch.Tensor | None, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+            u, bias, scale = tile[1:] if among is None else tile.columns(among)[1:]
+            if kernels.group_of(u.shape[1], k) is not None:
+                return kernels.top_k(u, k, by_value, bias, scale)
+            return top_k(Tile(0, u.clone(), bias, scale).finished(torch.float32), k, ranking)
+
+        return by_kernel
+    u = tile.finished(projection.W_enc.dtype)
+
+    def by_torch(among: torch.Tensor | None, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return top_k(u if among is None else u.index_select(1, among), k, ranking)
+
+    return by_torch
 
 
 def encode_threshold(
@@ -147,12 +174,18 @@ def encode_threshold(
     for tiles in tiles_of(projection):
         found = []
         n_rows = 0
-        for first, u in tiles:
-            part = slice(first, first + u.shape[1])
+        for tile in tiles:
+            n_rows, n_columns = tile.product.shape
+            part = slice(tile.first, tile.first + n_columns)
             below = None if lower is None else lower[part]
-            rows, hits, at_hits = beyond(u, upper[part], below, by_kernel)
-            found.append((rows, hits + first, at_hits))
-            n_rows = u.shape[0]
+            if by_kernel:
+                from sae_lens_bipolar.sparse.triton import search as kernels
+
+                found.append(kernels.beyond(tile.product, upper[part], below, tile.bias))
+                continue
+            u = tile.finished(projection.W_enc.dtype)
+            rows, hits, at_hits = beyond(u, upper[part], below)
+            found.append((rows, hits + tile.first, at_hits))
         rows, hits, u = (torch.cat(parts) for parts in zip(*found, strict=True))
         if len(found) > 1:
             order = rows.sort(stable=True).indices
@@ -213,8 +246,9 @@ class _Decode(torch.autograd.Function):
         ctx: Any, values: torch.Tensor, W_dec: torch.Tensor, support: Support
     ) -> torch.Tensor:
         ctx.support = support
-        ctx.save_for_backward(values, W_dec)
-        return support.times(values.detach(), W_dec.detach())
+        read = support.read(W_dec.detach())  # once for both passes
+        ctx.save_for_backward(values, read)
+        return support.times(values.detach(), read)
 
     @staticmethod
     @once_differentiable
@@ -224,10 +258,7 @@ class _Decode(torch.autograd.Function):
         (g,) = grad_outputs
         values, W_dec = ctx.saved_tensors
         support: Support = ctx.support
-        g = g.contiguous().to(W_dec.dtype)
-        if support.reading is not None:
-            found = support.gradients(values=values, g=g, W_dec=W_dec, stores=True)
-            return found.dvalues, found.dW_dec, None
+        g = support.read(g.contiguous().to(values.dtype))
         with torch.autocast(g.device.type, enabled=False):
             dvalues = support.dots(g, W_dec) if ctx.needs_input_grad[0] else None
             dW = support.transpose_times(values, g) if ctx.needs_input_grad[1] else None

@@ -3,13 +3,13 @@
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from sae_lens_bipolar.sparse.triton.gradients import Gradients
+    from sae_lens_bipolar.sparse.triton.gradients import ByLatent, Segments
 
 # Sums over pairs read rows at random. On CPU, rows too many for a core's own cache are read a strip
 # of columns at a time, of which all rows fit; it pays where each row is read this often, and each
@@ -88,15 +88,29 @@ class Support:
         if self.reading is not None:
             from sae_lens_bipolar.sparse.triton.sums import weighted_sums
 
-            read = rows.to(self.reading).contiguous()
-            return weighted_sums(self.latents, self.offsets, values.contiguous(), read)
+            return weighted_sums(self.latents, self.offsets, values.contiguous(), self.read(rows))
         return _weighted_sums(self.latents, self.offsets, values, rows)
 
     @torch.no_grad()
     def transpose_times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """`D.T @ rows`, `[d_sae, d_in]`, for `rows` of shape `[batch, d_in]`; no gradient."""
+        if self.reading is not None:
+            return self._sums_by_latent(values, rows)[0]
         order, samples, offsets = self._by_latent
         return _weighted_sums(samples, offsets, values[order], rows)
+
+    @torch.no_grad()
+    def left_times_and_sums(
+        self, values: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`left_times(values, rows)`, and `D.sum(0)`; no gradient."""
+        if self.reading is None:
+            return self.left_times(values, rows), self.sum_per_latent(values)
+        from sae_lens_bipolar.sparse.triton.gradients import transposed
+
+        sums, totals = self._sums_by_latent(values, rows, with_totals=True)
+        assert totals is not None
+        return transposed(sums), totals
 
     @torch.no_grad()
     def left_times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -125,6 +139,10 @@ class Support:
             left: `[batch, d_in]`.
             right: `[d_sae, d_in]`.
         """
+        if self.reading is not None:
+            from sae_lens_bipolar.sparse.triton.sums import dots
+
+            return dots(self.latents, self.offsets, self.read(left), self.read(right))
         if left.device.type != "cpu":
             return self._dots_by_embedding_bag(left, right)
         # Latent by latent, so that a row of `right` is read once and stays in the cache.
@@ -149,20 +167,23 @@ class Support:
         ordered = pattern.values()
         return torch.empty_like(ordered).index_copy_(0, order, ordered)
 
-    @torch.no_grad()
-    def gradients(self, **tensors: Any) -> "Gradients":
-        """Gradients of decoder and encoder by a Triton kernel; see `sparse.triton.gradients`.
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows as the sums read them: in the dtype `reading`, if Triton kernels take the sums."""
+        return rows if self.reading is None else rows.to(self.reading).contiguous()
 
-        Args:
-            tensors: as it takes them; rows are read in the dtype `reading`.
-        """
-        from sae_lens_bipolar.sparse.triton.gradients import ByLatent, gradients
+    @cached_property
+    def _segments(self) -> "tuple[ByLatent, Segments]":
+        from sae_lens_bipolar.sparse.triton.gradients import ByLatent, segments_of
 
-        for name, tensor in tensors.items():
-            if isinstance(tensor, torch.Tensor):
-                is_rows = name in ("g", "W_dec", "x")
-                tensors[name] = (tensor.to(self.reading) if is_rows else tensor).contiguous()
-        return gradients(ByLatent(*self._by_latent), **tensors)
+        pairs = ByLatent(*self._by_latent)
+        return pairs, segments_of(pairs)
+
+    def _sums_by_latent(
+        self, values: torch.Tensor, rows: torch.Tensor, with_totals: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        from sae_lens_bipolar.sparse.triton.gradients import sums_by_latent
+
+        return sums_by_latent(*self._segments, values.contiguous(), self.read(rows), with_totals)
 
     def _dots_by_embedding_bag(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         # They are the gradient of embedding_bag with respect to its weights.

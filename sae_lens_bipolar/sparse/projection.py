@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -15,6 +15,8 @@ from sae_lens_bipolar.sparse.products import fast_products
 # down, because the weights are packed anew for every tile; on CPU a tile stays below the 32 MiB
 # from which glibc returns memory at once, and each tile would be paged in again.
 _TILE = {"cpu": (512, 14336), "cuda": (4096, 16384)}
+# Of a tile that Triton kernels search, and the fewest samples that keep the product busy.
+_ENTRIES, _FEWEST_ROWS = 1 << 28, 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +61,34 @@ class Projection:
         return replace(self, x=torch.cat([self.x, self.x]))
 
 
-def tiles_of(
-    projection: Projection, scale: torch.Tensor | None = None
-) -> Iterator[Iterator[tuple[int, torch.Tensor]]]:
-    """`u * scale` tile by tile: for each run of samples, (first latent, `[rows, columns]`) pairs.
+class Tile(NamedTuple):
+    """Some columns of `u * scale` for some samples, as the encoder's product left them.
+
+    `u * scale = product * scale + bias`; the two stand in the parameters' dtype, or are None.
+    """
+
+    first: int  # latent of the first column
+    product: torch.Tensor  # `[rows, columns]`, in the dtype that the product was taken in
+    bias: torch.Tensor | None  # `[columns]`, `b_enc * scale`
+    scale: torch.Tensor | None  # `[columns]`
+
+    def columns(self, chosen: torch.Tensor) -> "Tile":
+        """The columns with these indices only, as a copy."""
+        bias, scale = (None if t is None else t[chosen] for t in (self.bias, self.scale))
+        return Tile(0, self.product.index_select(1, chosen), bias, scale)
+
+    def finished(self, dtype: torch.dtype) -> torch.Tensor:
+        """`u * scale`, `[rows, columns]`; the product is used up."""
+        u = self.product.to(dtype)
+        if self.scale is not None and self.bias is not None:
+            return torch.addcmul(self.bias, u, self.scale, out=u)
+        if self.scale is not None:
+            return u.mul_(self.scale)
+        return u if self.bias is None else u.add_(self.bias)
+
+
+def tiles_of(projection: Projection, scale: torch.Tensor | None = None) -> Iterator[Iterator[Tile]]:
+    """`u * scale` tile by tile: for each run of samples, its tiles.
 
     A tile is overwritten by the next one.
     """
@@ -70,26 +96,22 @@ def tiles_of(
         if scale is not None and b_enc is not None:
             b_enc = b_enc * scale
         max_rows, max_columns = _TILE.get(x.device.type, _TILE["cpu"])
+        if projection.reading is not None:  # kernels search whole rows
+            max_rows, max_columns = max(_FEWEST_ROWS, _ENTRIES // projection.d_sae), 1 << 31
         n_column_tiles = -(-projection.d_sae // max_columns)
         # A multiple of 64, so that the groups of `top_k` and the words of `where_true` fit.
         columns = -(-projection.d_sae // (64 * n_column_tiles)) * 64
         buffer = x.new_empty(min(max_rows, x.shape[0]) * min(columns, projection.d_sae))
 
-        def of_rows(rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        def of_rows(rows: torch.Tensor) -> Iterator[Tile]:
             for first in range(0, projection.d_sae, columns):
                 part = slice(first, min(first + columns, projection.d_sae))
                 weights = W_enc[:, part]
                 u = buffer[: rows.shape[0] * weights.shape[1]].view(rows.shape[0], -1)
                 with fast_products(u.device):
                     torch.mm(rows, weights, out=u)
-                u = u.to(projection.W_enc.dtype)
-                if scale is not None and b_enc is not None:
-                    torch.addcmul(b_enc[part], u, scale[part], out=u)
-                elif scale is not None:
-                    u *= scale[part]
-                elif b_enc is not None:
-                    u += b_enc[part]
-                yield first, u
+                bias, own_scale = (None if t is None else t[part] for t in (b_enc, scale))
+                yield Tile(first, u, bias, own_scale)
 
         for rows in x.split(max_rows):
             yield of_rows(rows)
@@ -136,14 +158,13 @@ class _Encode(torch.autograd.Function):
         x, W_enc = ctx.saved_tensors
         support: Support = ctx.support
         _, need_x, need_W, need_b, need_shift, _ = ctx.needs_input_grad
+        dW = per_latent = None
         with torch.autocast(g.device.type, enabled=False):
             dx = support.times(g, W_enc.t().contiguous()) if need_x else None
-            if support.reading is not None:
-                found = support.gradients(du=g, x=x)
-                dW, per_latent = found.dW_enc, found.db_enc
-            else:
-                dW = support.left_times(g, x) if need_W else None
-                per_latent = support.sum_per_latent(g) if need_b or need_shift else None
+            if need_W:
+                dW, per_latent = support.left_times_and_sums(g, x)
+            elif need_b or need_shift:
+                per_latent = support.sum_per_latent(g)
             # sum_b dx_b = W_enc @ sum_b du_b: one product with a vector instead of the batch.
             dshift = -(W_enc @ per_latent) if need_shift else None
         return None, dx, dW, per_latent if need_b else None, dshift, None

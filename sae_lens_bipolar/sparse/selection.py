@@ -21,9 +21,7 @@ _GROUPS_PER_ENTRY = 3
 _COMPILED_FROM = 1 << 16
 
 
-def top_k(
-    u: torch.Tensor, k: int, ranking: Ranking, by_kernel: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def top_k(u: torch.Tensor, k: int, ranking: Ranking) -> tuple[torch.Tensor, torch.Tensor]:
     """The k entries of each row with the largest magnitude (or value), in no fixed order.
 
     Dense equivalent: `i = u.abs().topk(k).indices; u.gather(1, i), i`. Which of two equal
@@ -37,16 +35,10 @@ def top_k(
         u: `[rows, columns]`.
         k: entries per row, `1 <= k <= columns`.
         ranking: "magnitude" for the largest `|u|`, "value" for the largest `u`.
-        by_kernel: let a Triton kernel do it, if the rows are not too wide.
 
     Returns:
         Values and column indices, `[rows, k]` each.
     """
-    if by_kernel:
-        from sae_lens_bipolar.sparse.triton import search
-
-        if u.shape[1] <= search.WIDEST_ROW:
-            return search.top_k(u.contiguous(), k, ranking == "value")
     if _suits_compiled_code(u) and (kernels := _kernels()):
         return kernels.top_k(u, k, by_value=ranking == "value")  # type: ignore[no-any-return]
     levels, sizes = [u], []
@@ -85,7 +77,6 @@ def beyond(
     u: torch.Tensor,
     upper: torch.Tensor,
     lower: torch.Tensor | None = None,
-    by_kernel: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Row, column and value of each entry above `upper` or below `-lower`, in order of rows.
 
@@ -96,12 +87,7 @@ def beyond(
         u: `[rows, columns]`.
         upper: `[columns]`.
         lower: `[columns]`, or None for one side.
-        by_kernel: let a Triton kernel do it.
     """
-    if by_kernel:
-        from sae_lens_bipolar.sparse.triton import search
-
-        return search.beyond(u, upper.to(u.dtype), None if lower is None else lower.to(u.dtype))
     if _suits_compiled_code(u) and upper.dtype == u.dtype and (kernels := _kernels()):
         return kernels.beyond(u, upper, lower)  # type: ignore[no-any-return]
     mask = u > upper

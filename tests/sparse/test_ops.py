@@ -359,9 +359,10 @@ def test_tiles_cover_the_projection_and_none_is_larger_than_it_may_be(
         rows = []
         for tiles in tiles_of(projection, by):
             parts, next_first = [], 0
-            for first, u in tiles:
-                assert first == next_first
-                assert first % 64 == 0
+            for tile in tiles:
+                u = tile.finished(torch.float32)
+                assert tile.first == next_first
+                assert tile.first % 64 == 0
                 assert u.shape[0] <= 512
                 assert u.shape[1] <= 14336
                 parts.append(u.clone())

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SINK_RATIO = 10.0  # times the median norm: tokens beyond it are attention sinks
 # Rows where tokens of different norms share a threshold or a top k: the long ones take most of the
-# latents, and rows of 1 overshoot. 0.36 to 0.47 of that first reconstruction fits best, so its root.
+# latents, and rows of 1 overshoot. 0.36 to 0.47 of what they give fits best, hence its root.
 SHARED_ROW_NORM = 0.6
 Config = TypeVar("Config", bound="DataStartConfig")
 

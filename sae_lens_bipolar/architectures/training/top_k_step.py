@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from sae_lens_bipolar import sparse
 from sae_lens_bipolar.architectures.training.checks import check_fields, require_k
+from sae_lens_bipolar.architectures.training.early_copy import EarlyCopy
 from sae_lens_bipolar.architectures.training.on_pairs import (
     StepOnPairs,
     TrainsOnPairs,
@@ -64,17 +65,35 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
     support: Support  # of the k latents per sample, then of the dead ones per sample
     u: torch.Tensor  # at those pairs; decoding weighs the rows of `W_dec` with it
     recons_of_dead: torch.Tensor | None = None  # `xhat_aux`, `[batch, d_in]`
+    counted: EarlyCopy | None = None  # how many latents are dead, where kernels run
 
     def __init__(self, sae: TopKOnPairs, step_input: TrainStepInput, by_kernel: bool = False):
         super().__init__(sae, step_input, by_kernel)
-        self.dead = _dead_latents(sae, step_input)
-        self.n_dead = self.count_dead()
         self.k_aux = step_input.sae_in.shape[-1] // 2
+        self.is_dead = _mask_of_dead(sae, step_input)
+        self.finds_dead_too = False
+        if by_kernel:
+            # A GPU would wait if they were counted before the search is queued, and dense products
+            # over them are faster there.
+            self.counted = None if self.is_dead is None else EarlyCopy(self.is_dead.sum())
+        else:
+            self.find_dead()
+            # It saves a product for the dead latents alone, so it pays up to a larger density.
+            self.finds_dead_too = self.k_dead > 0 and sparse.prefer_sparse(
+                self.k_dead / self.n_dead / 1.5, sae.W_dec.device, sae.W_dec.dtype
+            )
+
+    def find_dead(self) -> None:
+        """Set `dead`, their indices, `n_dead`, and `k_dead`, how many the AuxK loss takes."""
+        if self.is_dead is None:
+            self.dead = torch.empty(0, dtype=torch.int64)
+        elif self.counted is None:
+            self.dead = self.is_dead.nonzero().squeeze(1)
+        else:  # as many as there are, without a look at the device
+            n_dead = int(self.counted.read()[0])
+            self.dead = self.is_dead.byte().sort(descending=True, stable=True).indices[:n_dead]
+        self.n_dead = self.count_dead()
         self.k_dead = min(self.k_aux, self.n_dead)
-        # It saves a product for the dead latents alone, so it pays up to a larger density.
-        self.finds_dead_too = self.k_dead > 0 and sparse.prefer_sparse(
-            self.k_dead / self.n_dead / 1.5, sae.W_dec.device, sae.W_dec.dtype
-        )
 
     def count_dead(self) -> int:
         """How many latents of the SAE are dead."""
@@ -110,22 +129,10 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
 
     @override
     def decode(self) -> torch.Tensor:
-        if self.by_kernel:
-            slope = None if self.sae.keeps_negative else self._slope_of_relu()
-            inputs = self.support, self.u, slope
-            sums = sparse.reconstruct(*inputs, self.projection, self.sae.W_dec)
-        else:
-            sums = sparse.decode(self.support, self.u, self.sae.W_dec)
+        sums = sparse.decode(self.support, self.u, self.sae.W_dec)
         if self.finds_dead_too:
             sums, self.recons_of_dead = sums.chunk(2)
         return sums
-
-    def _slope_of_relu(self) -> torch.Tensor:
-        """Derivative of `self.u` by the pre-activations; those of dead latents were not clipped."""
-        n_pairs = self.step_input.sae_in.shape[0] * self.sae.cfg.k
-        slope = torch.ones_like(self.u)
-        slope[:n_pairs] = self.u[:n_pairs] > 0
-        return slope
 
     @override
     def losses(
@@ -136,8 +143,12 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         `aux_loss_coefficient * scale * mean_b |residual - xhat_aux|^2`, with `xhat_aux` from the
         k_aux = d_in / 2 dead latents ranked first (arXiv 2406.04093, appendix A.2 and B.1).
         """
+        if self.by_kernel:
+            self.find_dead()
         if not self.n_dead:
-            return None  # SAELens's own gives 0, or says why there can be none
+            if self.is_dead is None:
+                return None  # SAELens's own gives 0, or says why there can be none
+            return {"auxiliary_reconstruction_loss": sae_out.new_zeros(())}
         sae = self.sae
         recons = self._decode_dead() if self.recons_of_dead is None else self.recons_of_dead
         residual = (step_input.sae_in - sae_out).detach()
@@ -157,9 +168,8 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         return u @ self.sae.W_dec.index_select(0, self.dead)
 
 
-def _dead_latents(sae: TopKOnPairs, step_input: TrainStepInput) -> torch.Tensor:
-    """Indices of the dead latents; none if SAELens has or allows no AuxK loss."""
-    dead = step_input.dead_neuron_mask
-    if dead is None or sae.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm"):
-        return torch.empty(0, dtype=torch.int64)
-    return dead.nonzero().squeeze(1)
+def _mask_of_dead(sae: TopKOnPairs, step_input: TrainStepInput) -> torch.Tensor | None:
+    """Which latents are dead, `[d_sae]`; None if SAELens has or allows no AuxK loss."""
+    if sae.cfg.normalize_activations in ("constant_norm_rescale", "layer_norm"):
+        return None
+    return step_input.dead_neuron_mask

@@ -1,9 +1,8 @@
-"""Gradients of encoder and decoder in one pass over the pairs of each latent.
+"""Gradients of encoder and decoder, each in one pass over the pairs of each latent.
 
 With `g = dL/dxhat` and `v` the values of the pairs of latent i, `xhat_b = sum_i v_bi W_dec_i`:
 
-    dv_bi = g_b . W_dec_i         dW_dec_i = sum_b v_bi g_b
-    dW_enc_i = sum_b du_bi x_b    db_enc_i = sum_b du_bi
+    dW_dec_i = sum_b v_bi g_b     dW_enc_i = sum_b du_bi x_b     db_enc_i = sum_b du_bi
 
 A program takes one latent and adds up its pairs in registers, so that each gradient is written
 once, zeros included, and nothing is added atomically: two runs agree to the bit. A latent with more
@@ -11,7 +10,7 @@ than `_SEGMENT` pairs, up to the whole batch, is split: further programs take it
 and write their sums to rows behind the gradient's own, and a second kernel adds those to it.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportPossiblyUnboundVariable=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # A launch takes plain numbers for `constexpr` parameters, and `num_warps` beside them.
 
 from typing import NamedTuple
@@ -21,8 +20,11 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from sae_lens_bipolar.sparse.triton.sums import warps_of
+
 _SEGMENT = 256  # pairs of one latent that one program adds up
 _ELEMENTS = 4096  # that a program reads together
+_TILE = 64  # rows and columns that a program transposes
 
 
 class ByLatent(NamedTuple):
@@ -33,69 +35,44 @@ class ByLatent(NamedTuple):
     begins: torch.Tensor  # `[d_sae + 1]`, where each latent's begin, then n_pairs
 
 
-class Gradients(NamedTuple):
-    """What was asked for; the rest is None."""
+class Segments(NamedTuple):
+    """Which latents have more pairs than one program adds up."""
 
-    dvalues: torch.Tensor | None  # `[n_pairs]`
-    dW_dec: torch.Tensor | None  # `[d_sae, d_in]`
-    dW_enc: torch.Tensor | None  # `[d_in, d_sae]`
-    db_enc: torch.Tensor | None  # `[d_sae]`
+    begins: torch.Tensor  # `[d_sae + 1]`, where each latent's further segments begin
+    owners: torch.Tensor  # `[n_further]`, the latent of each further segment
 
 
 @triton.jit
-def _of_segments(
-    # the segments
-    order, samples, begins, segments, owners, d_sae, n_x, d,
-    # read
-    values, slope, du_of_pair, g, W_dec, x,
-    # written
-    dvalues, dW_dec, dW_enc, db,
-    DECODES: tl.constexpr, ENCODES: tl.constexpr, STORES: tl.constexpr, SLOPES: tl.constexpr,
-    SEGMENT: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
+def _sums_by_latent(
+    order, samples, begins, segments, owners, d_sae, d, weights, rows, sums, totals,
+    TOTALS: tl.constexpr, SEGMENT: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0).to(tl.int64)
     # Programs from d_sae on take a further segment of a hot latent; those left over find it empty.
-    is_further = row >= d_sae
-    owner = tl.load(owners + row - d_sae, mask=is_further, other=0).to(tl.int64)
-    latent = tl.where(is_further, owner, row)
-    behind_first = row - d_sae - tl.load(segments + latent) + 1
+    is_further = program >= d_sae
+    owner = tl.load(owners + program - d_sae, mask=is_further, other=0).to(tl.int64)
+    latent = tl.where(is_further, owner, program)
+    behind_first = program - d_sae - tl.load(segments + latent) + 1
     segment = tl.where(is_further, behind_first, 0)
     start = tl.load(begins + latent) + segment * SEGMENT
     end = tl.minimum(start + SEGMENT, tl.load(begins + latent + 1))
     column = tl.arange(0, BLOCK)
     inside = column < d
-    sum_dec = tl.zeros([BLOCK], tl.float32)
-    sum_enc = tl.zeros([BLOCK], tl.float32)
-    sum_b = tl.full([], 0.0, tl.float32)
-    if DECODES:
-        w = tl.load(W_dec + latent * d + column, mask=inside, other=0.0).to(tl.float32)
+    sum_of_rows = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([PAIRS], tl.float32)
     for first in range(start, end, PAIRS):
         place = first + tl.arange(0, PAIRS)
         here = place < end
-        mask = here[:, None] & inside[None, :]
         pair = tl.load(order + place, mask=here, other=0).to(tl.int64)
-        sample = tl.load(samples + place, mask=here, other=0).to(tl.int64)
-        if DECODES:
-            value = tl.load(values + pair, mask=here, other=0.0)
-            gs = tl.load(g + sample[:, None] * d + column[None, :], mask=mask, other=0.0)
-            gs = gs.to(tl.float32)
-            sum_dec += tl.sum(value[:, None] * gs, axis=0)
-            du = tl.sum(gs * w[None, :], axis=1)
-            if STORES:
-                tl.store(dvalues + pair, du, mask=here)
-            if SLOPES:
-                du *= tl.load(slope + pair, mask=here, other=0.0)
-        else:
-            du = tl.load(du_of_pair + pair, mask=here, other=0.0)
-        if ENCODES:
-            xs = tl.load(x + (sample % n_x)[:, None] * d + column[None, :], mask=mask, other=0.0)
-            sum_enc += tl.sum(du[:, None] * xs.to(tl.float32), axis=0)
-            sum_b += tl.sum(du)
-    if DECODES:
-        tl.store(dW_dec + row * d + column, sum_dec, mask=inside)
-    if ENCODES:
-        tl.store(dW_enc + row * d + column, sum_enc, mask=inside)
-        tl.store(db + row, sum_b)
+        row = tl.load(samples + place, mask=here, other=0).to(tl.int64)
+        weight = tl.load(weights + pair, mask=here, other=0.0).to(tl.float32)
+        mask = here[:, None] & inside[None, :]
+        read = tl.load(rows + row[:, None] * d + column[None, :], mask=mask, other=0.0)
+        sum_of_rows += tl.sum(weight[:, None] * read.to(tl.float32), axis=0)
+        total += weight
+    tl.store(sums + program * d + column, sum_of_rows, mask=inside)
+    if TOTALS:
+        tl.store(totals + program, tl.sum(total))
 
 
 @triton.jit
@@ -112,65 +89,78 @@ def _add_segments(sums, segments, d_sae, d, BLOCK: tl.constexpr):
         tl.store(sums + latent * d + column, total, mask=inside)
 
 
-def gradients(
-    pairs: ByLatent,
-    *,
-    values: torch.Tensor | None = None,
-    g: torch.Tensor | None = None,
-    W_dec: torch.Tensor | None = None,
-    slope: torch.Tensor | None = None,
-    du: torch.Tensor | None = None,
-    x: torch.Tensor | None = None,
-    stores: bool = False,
-) -> Gradients:
-    """Gradients of the decoder (with `values`, `g`, `W_dec`), of the encoder (`du`, `x`), or both.
+@triton.jit
+def _transpose(matrix, out, n_rows, n_columns, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    column = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    mask = (row < n_rows)[:, None] & (column < n_columns)[None, :]
+    tile = tl.load(matrix + row[:, None] * n_columns + column[None, :], mask=mask)
+    mask = (column < n_columns)[:, None] & (row < n_rows)[None, :]
+    tl.store(out + column[:, None] * n_rows + row[None, :], tl.trans(tile), mask=mask)
 
-    Dense equivalent, `D(t)` being the `[batch, d_sae]` matrix of `t` at the pairs: `dv = g @
-    W_dec.T` at the pairs, `dW_dec = D(values).T @ g`, `dW_enc = x.T @ D(du)`, `db_enc =
-    D(du).sum(0)`. No host synchronisation.
+
+def transposed(matrix: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy of the transpose. Dense equivalent: `matrix.t().contiguous()`.
+
+    Args:
+        matrix: `[rows, columns]`, contiguous.
+    """
+    rows, columns = matrix.shape
+    out = matrix.new_empty(columns, rows)
+    with torch.cuda.device_of(matrix):
+        grid = (triton.cdiv(rows, _TILE), triton.cdiv(columns, _TILE))
+        _transpose[grid](matrix, out, rows, columns, _TILE)
+    return out
+
+
+def segments_of(pairs: ByLatent) -> Segments:
+    """The further segments of each latent, without asking the device how many there are."""
+    d_sae, n_pairs = pairs.begins.numel() - 1, pairs.order.numel()
+    n_further = n_pairs // _SEGMENT  # at most so many
+    further = (pairs.begins.diff() - 1).clamp(min=0) // _SEGMENT
+    begins = F.pad(further.cumsum(0), (1, 0))
+    each = torch.arange(n_further, device=begins.device)
+    owners = torch.searchsorted(begins[1:], each, right=True)
+    return Segments(begins, owners.clamp_(max=d_sae - 1))
+
+
+def sums_by_latent(
+    pairs: ByLatent,
+    segments: Segments,
+    weights: torch.Tensor,
+    rows: torch.Tensor,
+    with_totals: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """For each latent the sum of `weights * rows` over its pairs, and that of `weights` alone.
+
+    Dense equivalent, `D` being the `[batch, d_sae]` matrix of `weights` at the pairs: `D.T @ rows`
+    and `D.sum(0)`. No host synchronisation.
 
     Args:
         pairs: the pairs, by latent.
-        values: `[n_pairs]`, what the decoder weighs its rows with.
-        g: `[batch, d_in]`, the gradient of the reconstruction.
-        W_dec: `[d_sae, d_in]`.
-        slope: `[n_pairs]`, the derivative of `values` by `u`; None: 1. For both at once, where
-            `du = dv * slope`.
-        du: `[n_pairs]`, the gradient of `u`, where the decoder is not asked for.
-        x: `[n, d_in]`, the encoder's input; sample b reads row `b % n`.
-        stores: whether `dv` is wanted.
+        segments: `segments_of(pairs)`.
+        weights: `[n_pairs]`, in the order of the support.
+        rows: `[batch, d_in]`, float32, bfloat16 or float16.
+        with_totals: whether the second sum is wanted; it is None otherwise.
+
+    Returns:
+        `[d_sae, d_in]` and `[d_sae]`, float32.
     """
-    d_sae, n_pairs = pairs.begins.numel() - 1, pairs.order.numel()
-    read = x if W_dec is None else W_dec
-    assert read is not None
-    d_in, device = read.shape[1], read.device
-    n_further = n_pairs // _SEGMENT  # at most so many segments behind the first of each latent
-    further = (pairs.begins.diff() - 1).clamp(min=0) // _SEGMENT
-    segments = F.pad(further.cumsum(0), (1, 0))
-    owners = torch.searchsorted(segments[1:], torch.arange(n_further, device=device), right=True)
-    owners.clamp_(max=d_sae - 1)
-
-    def empty(wanted: bool, *shape: int) -> torch.Tensor | None:
-        return torch.empty(shape, dtype=torch.float32, device=device) if wanted else None
-
-    decodes, encodes = W_dec is not None, x is not None
-    dvalues = empty(stores, n_pairs)
-    dW_dec = empty(decodes, d_sae + n_further, d_in)
-    dW_enc = empty(encodes, d_sae + n_further, d_in)
-    db = empty(encodes, d_sae + n_further)
+    d_in, device = rows.shape[1], rows.device
+    d_sae, n_further = pairs.begins.numel() - 1, segments.owners.numel()
+    sums = torch.empty(d_sae + n_further, d_in, dtype=torch.float32, device=device)
+    totals = torch.empty(d_sae + n_further, dtype=torch.float32, device=device)
     block = triton.next_power_of_2(d_in)
-    with torch.cuda.device_of(read):
-        _of_segments[(d_sae + n_further,)](
-            *(*pairs, segments, owners, d_sae, 1 if x is None else x.shape[0], d_in),
-            *(values, slope, du, g, W_dec, x),
-            *(dvalues, dW_dec, dW_enc, db),
-            *(decodes, encodes, stores, slope is not None),
-            *(_SEGMENT, max(1, min(16, _ELEMENTS // block)), block),
-            num_warps=4 if block <= 1024 else 8 if block <= 4096 else 16,
+    with torch.cuda.device_of(rows):
+        _sums_by_latent[(d_sae + n_further,)](
+            *(*pairs, *segments, d_sae, d_in, weights, rows, sums, totals),
+            *(with_totals, _SEGMENT, max(1, min(16, _ELEMENTS // block)), block),
+            num_warps=warps_of(block, rows) if block <= 4096 else 8,
         )
-        for sums, d in ((dW_dec, d_in), (dW_enc, d_in), (db, 1)):
-            if sums is not None and n_further:
+        for added, d in ((sums, d_in), (totals, 1))[: 1 + with_totals]:
+            if n_further:
                 block = min(triton.next_power_of_2(d), 1024)
-                _add_segments[(d_sae, triton.cdiv(d, block))](sums, segments, d_sae, d, block)
-    dW_dec, dW_enc, db = (None if t is None else t[:d_sae] for t in (dW_dec, dW_enc, db))
-    return Gradients(dvalues, dW_dec, None if dW_enc is None else dW_enc.t().contiguous(), db)
+                _add_segments[(d_sae, triton.cdiv(d, block))](
+                    added, segments.begins, d_sae, d, block
+                )
+    return sums[:d_sae], totals[:d_sae] if with_totals else None

@@ -1,14 +1,23 @@
 """Each kernel equals the dense equivalent its docstring names: in the interpreter, or on a GPU."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 pytest.importorskip("triton")
 
-from sae_lens_bipolar.sparse.triton.gradients import _SEGMENT, ByLatent, gradients
-from sae_lens_bipolar.sparse.triton.search import beyond, top_k
-from sae_lens_bipolar.sparse.triton.sums import weighted_sums
+from sae_lens_bipolar.sparse.triton import search
+from sae_lens_bipolar.sparse.triton.gradients import (
+    _SEGMENT,
+    ByLatent,
+    segments_of,
+    sums_by_latent,
+    transposed,
+)
+from sae_lens_bipolar.sparse.triton.search import beyond, group_of, top_k
+from sae_lens_bipolar.sparse.triton.sums import dots, weighted_sums
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 on_every_device = pytest.mark.parametrize("device", DEVICES)
@@ -43,12 +52,24 @@ def rows_of(case: str, device: str) -> torch.Tensor:
 CASES = ["random", "ties", "zeros", "one row", "infinities and tiny", "negative"]
 
 
+@pytest.fixture(params=[False, True], ids=["whole rows", "groups"])
+def in_groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Searches of short rows go by groups of columns too."""
+    if request.param:
+        monkeypatch.setattr(search, "_PLAIN", 16)
+    group_of.cache_clear()
+    yield request.param
+    group_of.cache_clear()
+
+
 @on_every_device
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("by_value", [False, True])
-def test_top_k(device: str, case: str, by_value: bool) -> None:
+def test_top_k(device: str, case: str, by_value: bool, in_groups: bool) -> None:
     u = rows_of(case, device)
     for k in (1, 7, u.shape[1]):
+        if in_groups and k < u.shape[1]:
+            assert group_of(u.shape[1], k)
         values, indices = top_k(u, k, by_value)
         assert (indices.diff(dim=1) > 0).all()  # distinct, in order
         assert torch.equal(values, u.gather(1, indices))
@@ -60,10 +81,51 @@ def test_top_k(device: str, case: str, by_value: bool) -> None:
 
 
 @on_every_device
-def test_top_k_keeps_the_first_of_equal_candidates(device: str) -> None:
+def test_top_k_keeps_the_first_of_equal_candidates(device: str, in_groups: bool) -> None:
     u = torch.tensor([[1.0, -2.0, 2.0, 0.0, -2.0]], device=device)
     assert top_k(u, 2, False)[1].tolist() == [[1, 2]]
     assert top_k(torch.zeros_like(u), 3, True)[1].tolist() == [[0, 1, 2]]
+    u = torch.tensor([[1.0, 2.0, 0.0, 2.0, 3.0, -2.0, 2.0, 2.0] * 4], device=device)
+    for k in range(1, 9):
+        by_rank = sorted(range(32), key=lambda i: (-abs(u[0, i].item()), i))[:k]
+        assert top_k(u, k, False)[1].tolist() == [sorted(by_rank)]
+
+
+def test_groups_are_used_where_few_are_wanted() -> None:
+    group_of.cache_clear()
+    assert group_of(36_864, 230) == 16
+    assert group_of(131_072, 32)
+    assert group_of(1_048_576, 64)
+    assert group_of(1000, 32) == 0  # short rows
+    assert group_of(16_000, 9000) == 0  # nearly all would be chosen
+    assert group_of(65_536, 30_000) is None  # torch searches
+
+
+@on_every_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("part", ["bias", "scale", "both"])
+def test_bias_and_scale_are_applied(
+    device: str, dtype: torch.dtype, part: str, in_groups: bool
+) -> None:
+    u = rows_of("random", device).to(dtype)
+    n = u.shape[1]
+    bias = random(n, seed=2, device=device) if part != "scale" else None
+    scale = random(n, seed=3, device=device).abs() + 0.5 if part != "bias" else None
+    entries = u.double()
+    entries = entries if scale is None else entries * scale.double()
+    entries = entries if bias is None else entries + bias.double()
+    for by_value in (False, True):
+        values, indices = top_k(u, 9, by_value, bias, scale)
+        ranked = entries if by_value else entries.abs()
+        assert torch.equal(indices, ranked.topk(9).indices.sort(dim=1).values)
+        assert relative_error(values, entries.gather(1, indices)) <= 1e-6
+    if scale is None:
+        upper = torch.full((n,), 1.2345, device=device)
+        rows, columns, values = beyond(u, upper, upper, bias)
+        expected = (entries.abs() > 1.2345).nonzero(as_tuple=True)
+        assert torch.equal(rows, expected[0])
+        assert torch.equal(columns, expected[1])
+        assert relative_error(values, entries[expected]) <= 1e-6
 
 
 @on_every_device
@@ -150,50 +212,48 @@ def test_weighted_sums(
 @on_every_device
 @precisions
 @pytest.mark.parametrize("case", MASKS)
-@pytest.mark.parametrize("part", ["decoder", "encoder", "both", "both, with a slope"])
-def test_gradients(device: str, dtype: torch.dtype, tolerance: float, case: str, part: str) -> None:
-    p = Pairs(mask_of(case), 6, device)
-    g, W_dec, x = (t.to(dtype) for t in (p.g, p.W_dec, p.x))
-    dv = (p.g.double() @ p.W_dec.double().t())[p.at]
-    slope = p.slope if "slope" in part else None
-    du = p.du.double() if part == "encoder" else dv * (1 if slope is None else slope)
-    found = gradients(
-        p.by_latent,
-        **({} if part == "encoder" else {"values": p.values, "g": g, "W_dec": W_dec}),
-        **({} if part == "decoder" else {"x": x}),
-        du=p.du if part == "encoder" else None,
-        slope=slope,
-        stores=part == "decoder",
-    )
-    expected = {
-        "dvalues": dv if part == "decoder" else None,
-        "dW_dec": None if part == "encoder" else p.dense(p.values).t() @ p.g.double(),
-        "dW_enc": None if part == "decoder" else p.x.double().t() @ p.dense(du),
-        "db_enc": None if part == "decoder" else p.dense(du).sum(0),
-    }
-    for name, value in expected.items():
-        actual = getattr(found, name)
-        assert (actual is None) == (value is None), name
-        if value is not None:
-            assert actual.dtype == torch.float32
-            assert relative_error(actual, value) <= tolerance, name
+@pytest.mark.parametrize("d_in", [1, 6])
+def test_dots(device: str, dtype: torch.dtype, tolerance: float, case: str, d_in: int) -> None:
+    p = Pairs(mask_of(case), d_in, device)
+    found = dots(p.latents, p.offsets, p.g.to(dtype), p.W_dec.to(dtype))
+    assert found.dtype == torch.float32
+    assert relative_error(found, (p.g.double() @ p.W_dec.double().t())[p.at]) <= tolerance
 
 
 @on_every_device
-def test_samples_may_be_twice_the_inputs(device: str) -> None:
-    """The AuxK loss's pairs are further samples of the same batch."""
-    p = Pairs(mask_of("random").repeat(2, 1), 6, device)
-    found = gradients(p.by_latent, du=p.du, x=p.x[:5].contiguous())
-    assert found.dW_enc is not None
-    expected = p.x[:5].repeat(2, 1).double().t() @ p.dense(p.du)
-    assert relative_error(found.dW_enc, expected) <= 1e-5
+@precisions
+@pytest.mark.parametrize("case", MASKS)
+@pytest.mark.parametrize("with_totals", [False, True])
+def test_sums_by_latent(
+    device: str, dtype: torch.dtype, tolerance: float, case: str, with_totals: bool
+) -> None:
+    p = Pairs(mask_of(case), 6, device)
+    segments = segments_of(p.by_latent)
+    sums, totals = sums_by_latent(p.by_latent, segments, p.values, p.g.to(dtype), with_totals)
+    dense = p.dense(p.values)
+    assert sums.dtype == torch.float32
+    assert relative_error(sums, dense.t() @ p.g.double()) <= tolerance
+    assert (totals is None) == (not with_totals)
+    if totals is not None:
+        assert relative_error(totals, dense.sum(0)) <= 1e-5
 
 
 @on_every_device
 def test_hot_latents_add_up_the_same_twice(device: str) -> None:
     p = Pairs(mask_of("one latent hot in every sample"), 6, device)
-    once, again = (
-        gradients(p.by_latent, values=p.values, g=p.g, W_dec=p.W_dec, x=p.x) for _ in range(2)
-    )
+    segments = segments_of(p.by_latent)
+    assert (segments.begins.diff() > 0).any()
+    once, again = (sums_by_latent(p.by_latent, segments, p.values, p.g, True) for _ in range(2))
     for a, b in zip(once, again, strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)  # type: ignore[arg-type]
+        assert a is not None
+        assert b is not None
+        assert torch.equal(a, b)
+
+
+@on_every_device
+@pytest.mark.parametrize("shape", [(1, 1), (65, 3), (64, 64), (130, 70)])
+def test_transposed(device: str, shape: tuple[int, int]) -> None:
+    matrix = random(*shape, device=device)
+    found = transposed(matrix)
+    assert found.is_contiguous()
+    assert torch.equal(found, matrix.t())

@@ -8,12 +8,14 @@ Needs no network. The parts, each in a process of its own with a time limit of i
 - the tests marked `gpu`: every kernel against its dense equivalent, on the device;
 - a profile of a step by kernel, on Triton kernels and dense;
 - per precision (bfloat16 autocast, TF32, float32) and shape: whole steps on kernels and dense,
-  beside SAELens's and eai-sparsify's, as `recipes.speed.training_step` takes them, and peak memory;
+  SAELens's and eai-sparsify's, in turn, as `recipes.speed.training_step` has them; beside them the
+  least that a step does (encoder product, one reading of it, Adam); and peak memory;
 - `sae-lens-bipolar tune`: the table that decides which arithmetic this device trains with.
 
 `results/gpu_check.json` says of each part whether it was done, what it took, and, where it failed,
-how; what it measured lies beside it in `results`, what it printed in `report`. A part that fails or
-runs out of time stops no other; the command then ends with exit code 1.
+how; what it measured lies beside it in `results`, what it printed in `report`, with a table and a
+figure of the steps. A part that fails or runs out of time stops no other; the command then ends
+with exit code 1.
 """
 
 import contextlib
@@ -32,6 +34,7 @@ import yaml
 from recipes.common.arguments import HIDDEN, Parser, command, parse
 from recipes.speed.contestants import SHAPES, Options
 from recipes.speed.gpu_parts import PRECISIONS, profile, steps
+from recipes.speed.gpu_report import write_report
 from recipes.speed.training_step import environment
 from sae_lens_bipolar.files.atomic import write_json, write_text
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
@@ -63,16 +66,18 @@ def parts(given: Any) -> list[Part]:
     found = [Part("tests", tests, 150)]
     largest = given.shapes[-1]
     found.append(Part(f"profile-{largest}", (*own, "--part", f"profile:{largest}:bfloat16"), 80))
-    for precision in given.precisions:
-        for shape in given.shapes:
-            name = f"steps-{shape}-{precision}"
-            found.append(Part(name, (*own, "--part", f"steps:{shape}:{precision}"), 80))
     tune = ["-m", "sae_lens_bipolar.cli", "tune", "--device", given.device]
     tune += ["--steps", str(given.steps), "--shapes"]
     for name in given.shapes:
         shape = SHAPES[name]
         tune.append(f"{shape.d_in}:{shape.d_sae}:{shape.k}:{shape.batch}")
-    return [*found, Part("tune", tuple(tune), 120)]
+    for i, precision in enumerate(given.precisions):
+        for shape in given.shapes:
+            name = f"steps-{shape}-{precision}"
+            found.append(Part(name, (*own, "--part", f"steps:{shape}:{precision}"), 80))
+        if i == 0:  # so that the table is made even where time is short
+            found.append(Part("tune", tuple(tune), 120))
+    return found
 
 
 def run_part(part: Part, output: Path, left: float) -> dict[str, Any]:
@@ -112,6 +117,7 @@ def check(given: Any) -> bool:
         ended.append(run_part(part, given.output, deadline - time.monotonic()))
         write_json(given.output / "results/gpu_check.json", ended)  # whole after every part
         print("{name:32s} {ended}  {seconds} s  {says}".format(**ended[-1]), flush=True)
+    write_report(given.output)
     return all(part["ended"] == DONE for part in ended)
 
 

@@ -10,7 +10,7 @@ projection says so (`Projection.reading`). Under autocast the encoder's product 
 autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -113,17 +113,14 @@ def search(
                     u_top, i = largest(inside - first, min(k, len(inside)))
                     parts.append((u_top, inside[i]))
         for all_chosen, parts, (_, k) in zip(chosen, found, searches, strict=True):
-            u_top, latents = parts[0]
+            u_top, latents = (_joined(part, dim=1) for part in zip(*parts, strict=True))
             if len(parts) > 1:
-                u_top, latents = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
                 u_top, best = top_k(u_top, k, ranking)
                 latents = latents.gather(1, best)
             all_chosen.append((latents.flatten(), u_top.flatten()))
     results = []
     for parts in chosen:
-        latents, u = parts[0]
-        if len(parts) > 1:
-            latents, u = (torch.cat(part) for part in zip(*parts, strict=True))
+        latents, u = (_joined(part) for part in zip(*parts, strict=True))
         results.append((latents, u if scale is None else u / scale[latents]))
     return results
 
@@ -186,7 +183,7 @@ def encode_threshold(
             u = tile.finished(projection.W_enc.dtype)
             rows, hits, at_hits = beyond(u, upper[part], below)
             found.append((rows, hits + tile.first, at_hits))
-        rows, hits, u = (torch.cat(parts) for parts in zip(*found, strict=True))
+        rows, hits, u = (_joined(parts) for parts in zip(*found, strict=True))
         if len(found) > 1:
             order = rows.sort(stable=True).indices
             rows, hits, u = rows[order], hits[order], u[order]
@@ -196,9 +193,14 @@ def encode_threshold(
             counts.append(torch.bincount(rows, minlength=n_rows))
         latents.append(hits)
         values.append(u)
-    offsets = F.pad(torch.cat(counts).cumsum(0), (1, 0))
-    support = Support(torch.cat(latents), offsets, projection.d_sae, projection.reading)
-    return support, with_gradient(torch.cat(values), support, projection)
+    offsets = F.pad(_joined(counts).cumsum(0), (1, 0))
+    support = Support(_joined(latents), offsets, projection.d_sae, projection.reading)
+    return support, with_gradient(_joined(values), support, projection)
+
+
+def _joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """The parts one after another; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def decode(support: Support, values: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from sae_lens_bipolar.sparse.triton.gradients import ByLatent, Segments
+    from sae_lens_bipolar.sparse.triton.gradients import ByLatent
 
 # Sums over pairs read rows at random. On CPU, rows too many for a core's own cache are read a strip
 # of columns at a time, of which all rows fit; it pays where each row is read this often, and each
@@ -55,18 +55,24 @@ class Support:
         """The pairs in order of their latent: permutation, samples, where each latent begins."""
         # Short keys sort two to three times as fast, and from some number on by radix (torch 2.13,
         # native/cpu/SortingKernel.cpp): four to ten times as fast, so fewer are filled up to it.
-        keys = torch.int16 if self.d_sae <= 1 << 15 else torch.int32
+        keys = torch.int16 if self.d_sae < 1 << 15 else torch.int32
         n_pairs = self.latents.numel()
         n_keys = _RADIX_KEYS if _RADIX_KEYS // 8 < n_pairs < _RADIX_KEYS else n_pairs
         padded = F.pad(self.latents.to(keys), (0, n_keys - n_pairs), value=torch.iinfo(keys).max)
-        in_order, order = padded.sort(stable=True)
+        order = padded.sort(stable=True).indices
         order = order[:n_pairs]
-        if self.reading is not None:  # `bincount` waits for the device
-            each = torch.arange(self.d_sae, dtype=keys, device=order.device)
-            ends = torch.searchsorted(in_order[:n_pairs], each, right=True)
-            return order, self.samples[order], F.pad(ends, (1, 0))
         counts = torch.bincount(self.latents, minlength=self.d_sae)
         return order, self.samples[order], F.pad(counts.cumsum(0), (1, 0))
+
+    @cached_property
+    def _for_kernels(self) -> "ByLatent":
+        from sae_lens_bipolar.sparse.triton.gradients import ByLatent
+
+        keys = torch.int16 if self.d_sae < 1 << 15 else torch.int32
+        in_order, order = self.latents.to(keys).sort(stable=True)
+        each = torch.arange(self.d_sae + 1, dtype=keys, device=order.device)
+        # `bincount` would wait for the device.
+        return ByLatent.of(order, self.samples[order], torch.searchsorted(in_order, each))
 
     def to_dense(self, values: torch.Tensor) -> torch.Tensor:
         """`D`, `[batch, d_sae]`, differentiable in `values`, `[n_pairs]`."""
@@ -95,7 +101,9 @@ class Support:
     def transpose_times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """`D.T @ rows`, `[d_sae, d_in]`, for `rows` of shape `[batch, d_in]`; no gradient."""
         if self.reading is not None:
-            return self._sums_by_latent(values, rows)[0]
+            from sae_lens_bipolar.sparse.triton.gradients import sums_by_latent
+
+            return sums_by_latent(self._for_kernels, values.contiguous(), self.read(rows))
         order, samples, offsets = self._by_latent
         return _weighted_sums(samples, offsets, values[order], rows)
 
@@ -106,11 +114,9 @@ class Support:
         """`left_times(values, rows)`, and `D.sum(0)`; no gradient."""
         if self.reading is None:
             return self.left_times(values, rows), self.sum_per_latent(values)
-        from sae_lens_bipolar.sparse.triton.gradients import transposed
+        from sae_lens_bipolar.sparse.triton.gradients import transposed_sums_by_latent
 
-        sums, totals = self._sums_by_latent(values, rows, with_totals=True)
-        assert totals is not None
-        return transposed(sums), totals
+        return transposed_sums_by_latent(self._for_kernels, values.contiguous(), self.read(rows))
 
     @torch.no_grad()
     def left_times(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -170,20 +176,6 @@ class Support:
     def read(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows as the sums read them: in the dtype `reading`, if Triton kernels take the sums."""
         return rows if self.reading is None else rows.to(self.reading).contiguous()
-
-    @cached_property
-    def _segments(self) -> "tuple[ByLatent, Segments]":
-        from sae_lens_bipolar.sparse.triton.gradients import ByLatent, segments_of
-
-        pairs = ByLatent(*self._by_latent)
-        return pairs, segments_of(pairs)
-
-    def _sums_by_latent(
-        self, values: torch.Tensor, rows: torch.Tensor, with_totals: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        from sae_lens_bipolar.sparse.triton.gradients import sums_by_latent
-
-        return sums_by_latent(*self._segments, values.contiguous(), self.read(rows), with_totals)
 
     def _dots_by_embedding_bag(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         # They are the gradient of embedding_bag with respect to its weights.

@@ -90,8 +90,10 @@ class TopKStep(StepOnPairs[TopKOnPairs]):
         elif self.counted is None:
             self.dead = self.is_dead.nonzero().squeeze(1)
         else:  # as many as there are, without a look at the device
-            n_dead = int(self.counted.read()[0])
-            self.dead = self.is_dead.byte().sort(descending=True, stable=True).indices[:n_dead]
+            self.dead = torch.empty(0, dtype=torch.int64)
+            if n_dead := int(self.counted.read()[0]):
+                in_order = self.is_dead.byte().sort(descending=True, stable=True)
+                self.dead = in_order.indices[:n_dead]
         self.n_dead = self.count_dead()
         self.k_dead = min(self.k_aux, self.n_dead)
 

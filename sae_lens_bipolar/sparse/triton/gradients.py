@@ -16,7 +16,6 @@ and write their sums to rows behind the gradient's own, and a second kernel adds
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
@@ -25,6 +24,7 @@ from sae_lens_bipolar.sparse.triton.sums import warps_of
 _SEGMENT = 256  # pairs of one latent that one program adds up
 _ELEMENTS = 4096  # that a program reads together
 _TILE = 64  # rows and columns that a program transposes
+_LATENTS = 4096  # that the segments are counted of together
 
 
 class ByLatent(NamedTuple):
@@ -33,27 +33,48 @@ class ByLatent(NamedTuple):
     order: torch.Tensor  # `[n_pairs]`, the permutation
     samples: torch.Tensor  # `[n_pairs]`, the sample of each
     begins: torch.Tensor  # `[d_sae + 1]`, where each latent's begin, then n_pairs
+    segments: torch.Tensor  # `[d_sae + 1]`, where each latent's further segments begin
+
+    @classmethod
+    def of(cls, order: torch.Tensor, samples: torch.Tensor, begins: torch.Tensor) -> "ByLatent":
+        """With the further segments of each latent, counted on the device."""
+        segments = torch.empty(begins.shape, dtype=torch.int64, device=begins.device)
+        with torch.cuda.device_of(begins):
+            _count_segments[(1,)](begins, segments, begins.numel() - 1, _SEGMENT, _LATENTS)
+        return cls(order, samples, begins, segments)
 
 
-class Segments(NamedTuple):
-    """Which latents have more pairs than one program adds up."""
-
-    begins: torch.Tensor  # `[d_sae + 1]`, where each latent's further segments begin
-    owners: torch.Tensor  # `[n_further]`, the latent of each further segment
+@triton.jit
+def _count_segments(begins, segments, d_sae, SEGMENT: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.full([], 0, tl.int64)
+    tl.store(segments, total)
+    for first in range(0, d_sae, BLOCK):
+        latent = first + tl.arange(0, BLOCK)
+        inside = latent < d_sae
+        begin = tl.load(begins + latent, mask=inside, other=0).to(tl.int64)
+        n_pairs = tl.load(begins + latent + 1, mask=inside, other=0).to(tl.int64) - begin
+        further = tl.where(n_pairs > SEGMENT, (n_pairs - 1) // SEGMENT, 0)
+        tl.store(segments + latent + 1, total + tl.cumsum(further, 0), mask=inside)
+        total += tl.sum(further)
 
 
 @triton.jit
 def _sums_by_latent(
-    order, samples, begins, segments, owners, d_sae, d, weights, rows, sums, totals,
+    order, samples, begins, segments, d_sae, d, weights, rows, sums, totals,
     TOTALS: tl.constexpr, SEGMENT: tl.constexpr, PAIRS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    # Programs from d_sae on take a further segment of a hot latent; those left over find it empty.
-    is_further = program >= d_sae
-    owner = tl.load(owners + program - d_sae, mask=is_further, other=0).to(tl.int64)
-    latent = tl.where(is_further, owner, program)
-    behind_first = program - d_sae - tl.load(segments + latent) + 1
-    segment = tl.where(is_further, behind_first, 0)
+    # Programs from d_sae on take a further segment of a hot latent, which they look up; those left
+    # over find it empty.
+    further = program - d_sae
+    latent = tl.where(further >= 0, 0, program)
+    behind = tl.where(further >= 0, d_sae, program + 1).to(tl.int64)
+    while behind - latent > 1:
+        middle = (latent + behind) // 2
+        is_before = tl.load(segments + middle) <= further
+        latent = tl.where(is_before, middle, latent)
+        behind = tl.where(is_before, behind, middle)
+    segment = tl.where(further >= 0, further - tl.load(segments + latent) + 1, 0)
     start = tl.load(begins + latent) + segment * SEGMENT
     end = tl.minimum(start + SEGMENT, tl.load(begins + latent + 1))
     column = tl.arange(0, BLOCK)
@@ -90,77 +111,85 @@ def _add_segments(sums, segments, d_sae, d, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _transpose(matrix, out, n_rows, n_columns, TILE: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+def _add_segments_transposed(sums, totals, segments, out, d_sae, d, TILE: tl.constexpr):
+    latent = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     column = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
-    mask = (row < n_rows)[:, None] & (column < n_columns)[None, :]
-    tile = tl.load(matrix + row[:, None] * n_columns + column[None, :], mask=mask)
-    mask = (column < n_columns)[:, None] & (row < n_rows)[None, :]
-    tl.store(out + column[:, None] * n_rows + row[None, :], tl.trans(tile), mask=mask)
+    is_latent, inside = latent < d_sae, column < d
+    first = tl.load(segments + latent, mask=is_latent, other=0)
+    n_further = tl.load(segments + latent + 1, mask=is_latent, other=0) - first
+    most = tl.max(n_further)
+    mask = is_latent[:, None] & inside[None, :]
+    tile = tl.load(sums + latent[:, None] * d + column[None, :], mask=mask, other=0.0)
+    for i in range(most):
+        has = (i < n_further)[:, None] & inside[None, :]
+        row = d_sae + first + i
+        tile += tl.load(sums + row[:, None] * d + column[None, :], mask=has, other=0.0)
+    mask = inside[:, None] & is_latent[None, :]
+    tl.store(out + column[:, None] * d_sae + latent[None, :], tl.trans(tile), mask=mask)
+    if tl.program_id(1) == 0:
+        total = tl.load(totals + latent, mask=is_latent, other=0.0)
+        for i in range(most):
+            total += tl.load(totals + d_sae + first + i, mask=i < n_further, other=0.0)
+        tl.store(totals + latent, total, mask=is_latent)
 
 
-def transposed(matrix: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy of the transpose. Dense equivalent: `matrix.t().contiguous()`.
+def sums_by_latent(pairs: ByLatent, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """For each latent the sum of `weights * rows` over its pairs.
 
-    Args:
-        matrix: `[rows, columns]`, contiguous.
-    """
-    rows, columns = matrix.shape
-    out = matrix.new_empty(columns, rows)
-    with torch.cuda.device_of(matrix):
-        grid = (triton.cdiv(rows, _TILE), triton.cdiv(columns, _TILE))
-        _transpose[grid](matrix, out, rows, columns, _TILE)
-    return out
-
-
-def segments_of(pairs: ByLatent) -> Segments:
-    """The further segments of each latent, without asking the device how many there are."""
-    d_sae, n_pairs = pairs.begins.numel() - 1, pairs.order.numel()
-    n_further = n_pairs // _SEGMENT  # at most so many
-    further = (pairs.begins.diff() - 1).clamp(min=0) // _SEGMENT
-    begins = F.pad(further.cumsum(0), (1, 0))
-    each = torch.arange(n_further, device=begins.device)
-    owners = torch.searchsorted(begins[1:], each, right=True)
-    return Segments(begins, owners.clamp_(max=d_sae - 1))
-
-
-def sums_by_latent(
-    pairs: ByLatent,
-    segments: Segments,
-    weights: torch.Tensor,
-    rows: torch.Tensor,
-    with_totals: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """For each latent the sum of `weights * rows` over its pairs, and that of `weights` alone.
-
-    Dense equivalent, `D` being the `[batch, d_sae]` matrix of `weights` at the pairs: `D.T @ rows`
-    and `D.sum(0)`. No host synchronisation.
+    Dense equivalent, `D` being the `[batch, d_sae]` matrix of `weights` at the pairs: `D.T @ rows`.
+    No host synchronisation.
 
     Args:
         pairs: the pairs, by latent.
-        segments: `segments_of(pairs)`.
         weights: `[n_pairs]`, in the order of the support.
-        rows: `[batch, d_in]`, float32, bfloat16 or float16.
-        with_totals: whether the second sum is wanted; it is None otherwise.
+        rows: `[batch, d_in]`, float32, bfloat16 or float16, contiguous.
 
     Returns:
-        `[d_sae, d_in]` and `[d_sae]`, float32.
+        `[d_sae, d_in]`, float32.
     """
-    d_in, device = rows.shape[1], rows.device
-    d_sae, n_further = pairs.begins.numel() - 1, segments.owners.numel()
-    sums = torch.empty(d_sae + n_further, d_in, dtype=torch.float32, device=device)
-    totals = torch.empty(d_sae + n_further, dtype=torch.float32, device=device)
+    d_sae, d_in = pairs.begins.numel() - 1, rows.shape[1]
+    sums, _ = _in_segments(pairs, weights, rows, with_totals=False)
+    if len(sums) > d_sae:
+        block = min(triton.next_power_of_2(d_in), 1024)
+        with torch.cuda.device_of(rows):
+            grid = (d_sae, triton.cdiv(d_in, block))
+            _add_segments[grid](sums, pairs.segments, d_sae, d_in, block)
+    return sums[:d_sae]
+
+
+def transposed_sums_by_latent(
+    pairs: ByLatent, weights: torch.Tensor, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The transpose of `sums_by_latent`, and for each latent the sum of `weights` alone.
+
+    Dense equivalent: `rows.T @ D` and `D.sum(0)`. No host synchronisation.
+
+    Returns:
+        `[d_in, d_sae]` and `[d_sae]`, float32.
+    """
+    d_sae, d_in = pairs.begins.numel() - 1, rows.shape[1]
+    sums, totals = _in_segments(pairs, weights, rows, with_totals=True)
+    out = sums.new_empty(d_in, d_sae)
+    with torch.cuda.device_of(rows):
+        grid = (triton.cdiv(d_sae, _TILE), triton.cdiv(d_in, _TILE))
+        arguments = sums, totals, pairs.segments, out, d_sae, d_in, _TILE
+        _add_segments_transposed[grid](*arguments)
+    return out, totals[:d_sae]
+
+
+def _in_segments(
+    pairs: ByLatent, weights: torch.Tensor, rows: torch.Tensor, with_totals: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over the first segment of each latent, then over further ones, as many as can be."""
+    d_sae, d_in = pairs.begins.numel() - 1, rows.shape[1]
+    n_programs = d_sae + pairs.order.numel() // _SEGMENT
+    sums = torch.empty(n_programs, d_in, dtype=torch.float32, device=rows.device)
+    totals = torch.empty(n_programs if with_totals else 0, dtype=torch.float32, device=rows.device)
     block = triton.next_power_of_2(d_in)
     with torch.cuda.device_of(rows):
-        _sums_by_latent[(d_sae + n_further,)](
-            *(*pairs, *segments, d_sae, d_in, weights, rows, sums, totals),
+        _sums_by_latent[(n_programs,)](
+            *(*pairs, d_sae, d_in, weights, rows, sums, totals),
             *(with_totals, _SEGMENT, max(1, min(16, _ELEMENTS // block)), block),
             num_warps=warps_of(block, rows) if block <= 4096 else 8,
         )
-        for added, d in ((sums, d_in), (totals, 1))[: 1 + with_totals]:
-            if n_further:
-                block = min(triton.next_power_of_2(d), 1024)
-                _add_segments[(d_sae, triton.cdiv(d, block))](
-                    added, segments.begins, d_sae, d, block
-                )
-    return sums[:d_sae], totals[:d_sae] if with_totals else None
+    return sums, totals

@@ -4,7 +4,7 @@ Rows are read as the encoder's product left them, in its dtype, and a bias and a
 on the way: `entries = u * scale + bias`, in float32. So nothing else passes over the matrix.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # A launch takes plain numbers for `constexpr` parameters, and `num_warps` beside them.
 
 from functools import cache

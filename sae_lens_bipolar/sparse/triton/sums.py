@@ -10,7 +10,7 @@ import triton.language as tl
 _BLOCK = 1024  # columns of a program
 _PAIRS = 4  # rows it reads together
 _DOT_BLOCK = 512  # columns that a program of `_dots` multiplies together
-_DOT_PAIRS = 8  # pairs it adds up together
+_DOT_BYTES = 16  # of each column it adds up together: 8 pairs in bfloat16, 4 in float32
 _DOT_SPLIT = 8  # programs that share the pairs of one sample
 
 
@@ -112,6 +112,7 @@ def dots(
     out = torch.empty(index.numel(), dtype=torch.float32, device=left.device)
     block = min(triton.next_power_of_2(d_in), _DOT_BLOCK)
     with torch.cuda.device_of(left):
-        arguments = out, index, offsets, left, right, d_in, _DOT_SPLIT, _DOT_PAIRS, block
+        pairs = _DOT_BYTES // right.element_size()
+        arguments = out, index, offsets, left, right, d_in, _DOT_SPLIT, pairs, block
         _dots[(n_bags, _DOT_SPLIT)](*arguments, num_warps=1)
     return out

@@ -12,9 +12,8 @@ from sae_lens_bipolar.sparse.triton import search
 from sae_lens_bipolar.sparse.triton.gradients import (
     _SEGMENT,
     ByLatent,
-    segments_of,
     sums_by_latent,
-    transposed,
+    transposed_sums_by_latent,
 )
 from sae_lens_bipolar.sparse.triton.search import beyond, group_of, top_k
 from sae_lens_bipolar.sparse.triton.sums import dots, weighted_sums
@@ -157,7 +156,7 @@ class Pairs:
         self.offsets = F.pad(mask.sum(1).cumsum(0), (1, 0))
         order = self.latents.sort(stable=True).indices
         begins = F.pad(mask.sum(0).cumsum(0), (1, 0))
-        self.by_latent = ByLatent(order, samples[order], begins)
+        self.by_latent = ByLatent.of(order, samples[order], begins)
         self.at = (samples, self.latents)
         self.values, self.du, self.slope = (
             random(len(order), seed=seed, device=device) for seed in range(3)
@@ -223,37 +222,40 @@ def test_dots(device: str, dtype: torch.dtype, tolerance: float, case: str, d_in
 @on_every_device
 @precisions
 @pytest.mark.parametrize("case", MASKS)
-@pytest.mark.parametrize("with_totals", [False, True])
+@pytest.mark.parametrize("d_in", [1, 6, 70])
 def test_sums_by_latent(
-    device: str, dtype: torch.dtype, tolerance: float, case: str, with_totals: bool
+    device: str, dtype: torch.dtype, tolerance: float, case: str, d_in: int
 ) -> None:
-    p = Pairs(mask_of(case), 6, device)
-    segments = segments_of(p.by_latent)
-    sums, totals = sums_by_latent(p.by_latent, segments, p.values, p.g.to(dtype), with_totals)
-    dense = p.dense(p.values)
+    p = Pairs(mask_of(case), d_in, device)
+    sums = sums_by_latent(p.by_latent, p.values, p.g.to(dtype))
     assert sums.dtype == torch.float32
+    dense = p.dense(p.values)
     assert relative_error(sums, dense.t() @ p.g.double()) <= tolerance
-    assert (totals is None) == (not with_totals)
-    if totals is not None:
-        assert relative_error(totals, dense.sum(0)) <= 1e-5
+    transposed, totals = transposed_sums_by_latent(p.by_latent, p.values, p.g.to(dtype))
+    assert transposed.is_contiguous()
+    assert torch.equal(transposed, sums.t())
+    assert relative_error(totals, dense.sum(0)) <= 1e-5
+
+
+@on_every_device
+def test_further_segments_of_hot_latents(device: str) -> None:
+    """Several hot latents, in several tiles and blocks of latents."""
+    mask = torch.zeros(3 * _SEGMENT + 1, 4200, dtype=torch.bool)
+    for latent, n in {0: 768, 5: 769, 64: 257, 4095: 256, 4096: 600, 4199: 513}.items():
+        mask[:n, latent] = True
+    p = Pairs(mask, 3, device)
+    assert p.by_latent.segments.diff()[[0, 5, 64, 4095, 4096, 4199]].tolist() == [2, 3, 1, 0, 2, 2]
+    expected = p.dense(p.values).t() @ p.g.double()
+    assert relative_error(sums_by_latent(p.by_latent, p.values, p.g), expected) <= 1e-5
+    transposed, totals = transposed_sums_by_latent(p.by_latent, p.values, p.g)
+    assert relative_error(transposed, expected.t()) <= 1e-5
+    assert relative_error(totals, p.dense(p.values).sum(0)) <= 1e-5
 
 
 @on_every_device
 def test_hot_latents_add_up_the_same_twice(device: str) -> None:
     p = Pairs(mask_of("one latent hot in every sample"), 6, device)
-    segments = segments_of(p.by_latent)
-    assert (segments.begins.diff() > 0).any()
-    once, again = (sums_by_latent(p.by_latent, segments, p.values, p.g, True) for _ in range(2))
+    assert (p.by_latent.segments.diff() > 0).any()
+    once, again = (transposed_sums_by_latent(p.by_latent, p.values, p.g) for _ in range(2))
     for a, b in zip(once, again, strict=True):
-        assert a is not None
-        assert b is not None
         assert torch.equal(a, b)
-
-
-@on_every_device
-@pytest.mark.parametrize("shape", [(1, 1), (65, 3), (64, 64), (130, 70)])
-def test_transposed(device: str, shape: tuple[int, int]) -> None:
-    matrix = random(*shape, device=device)
-    found = transposed(matrix)
-    assert found.is_contiguous()
-    assert torch.equal(found, matrix.t())

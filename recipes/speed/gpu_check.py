@@ -13,9 +13,9 @@ Needs no network. The parts, each in a process of its own with a time limit of i
 - `sae-lens-bipolar tune`: the table that decides which arithmetic this device trains with.
 
 `results/gpu_check.json` says of each part whether it was done, what it took, and, where it failed,
-how; what it measured lies beside it in `results`, what it printed in `report`, with a table and a
-figure of the steps. A part that fails or runs out of time stops no other; the command then ends
-with exit code 1.
+how; what it measured lies beside it in `results`, with a table of the steps, and their figure and
+what each part printed in `report`. A part that fails or runs out of time stops no other; the
+command then ends with exit code 1.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from recipes.speed.contestants import SHAPES, Options
 from recipes.speed.gpu_parts import PRECISIONS, profile, steps
 from recipes.speed.gpu_report import write_report
 from recipes.speed.training_step import environment
-from sae_lens_bipolar.files.atomic import write_json, write_text
+from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
 from sae_lens_bipolar.files.outputs import claim_output
 
@@ -87,7 +87,7 @@ def run_part(part: Part, output: Path, left: float) -> dict[str, Any]:
         return {"name": part.name, "ended": LEFT_OUT, "seconds": 0.0, "says": ""}
     start, log = time.monotonic(), output / "report" / f"{part.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    variables = {**os.environ, "SAE_LENS_BIPOLAR_CACHE": str((output / "results").absolute())}
+    variables = {**os.environ, "SAE_LENS_BIPOLAR_CACHE": str((output / "cache").absolute())}
     variables["PYTHONPATH"] = os.pathsep.join([str(CLONE), os.environ.get("PYTHONPATH", "")])
     with log.open("w", encoding="utf-8") as stream:
         line = [sys.executable, *part.arguments]
@@ -117,6 +117,8 @@ def check(given: Any) -> bool:
         ended.append(run_part(part, given.output, deadline - time.monotonic()))
         write_json(given.output / "results/gpu_check.json", ended)  # whole after every part
         print("{name:32s} {ended}  {seconds} s  {says}".format(**ended[-1]), flush=True)
+    for table in (given.output / "cache/arithmetic").glob("*.json"):
+        write_json(given.output / "results/tune.json", read_json(table))
     write_report(given.output)
     return all(part["ended"] == DONE for part in ended)
 

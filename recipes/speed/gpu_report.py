@@ -15,7 +15,7 @@ from sae_lens_bipolar.files.atomic import atomic_path, read_json, write_text
 
 
 def write_report(output: Path) -> bool:
-    """Write `report/gpu_check.md`, `.csv` and `.png` from `results/steps-*.json`, if there are any.
+    """Write `results/gpu_check.md` and its figure and CSV in `report` from `results/steps-*.json`.
 
     Returns:
         Whether there was something to report.
@@ -26,7 +26,7 @@ def write_report(output: Path) -> bool:
         return False
     rows = [row for part in found for row in _rows(part)]
     write_text(output / "report/gpu_check.csv", _as_csv(rows))
-    write_text(output / "report/gpu_check.md", _as_table(found))
+    write_text(output / "results/gpu_check.md", _as_table(found))
     _draw(found, output / "report/gpu_check.png")
     return True
 
@@ -106,7 +106,10 @@ def _draw(found: Sequence[dict[str, Any]], path: Path) -> None:
         axes.margins(x=0.15)
         sizes = "d_in {d_in}, d_sae {d_sae}, k {k}, batch {batch}".format(**part)
         axes.set_title(f"{part['shape']}, {part['precision']}\n{sizes}", fontsize=9)
-        axes.set_xlabel("ms per step; dashed: product, one reading of it, and Adam", fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+    figure.supxlabel(
+        "ms per step; dashed: encoder product, one reading of it, and Adam", fontsize=9
+    )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 

@@ -28,7 +28,7 @@ REPORTS: dict[str, Callable[[Path], str]] = {
 REPORTED = sorted(  # the scale `medium` lies in a folder of its own, laid out alike
     file.parents[1].relative_to(RESULTS).as_posix() for file in RESULTS.rglob(CLAIMS)
 )
-SPEED = [f"speed/{name}" for name in ("training_step", "scaling", "explorer")]
+SPEED = [f"speed/{name}" for name in ("training_step", "scaling", "explorer", "gpu_check")]
 RUNS = [*REPORTED, *SPEED, "defaults/table"]
 
 

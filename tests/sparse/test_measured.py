@@ -117,6 +117,19 @@ def test_a_gpu_without_a_table_is_dense(monkeypatch: pytest.MonkeyPatch) -> None
     assert sparse.arithmetic(1e-4, W_dec, 4096) == "sparse"
 
 
+def test_a_gpu_without_a_table_is_told_of_tune(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(measured, "device_name", lambda _: "NVIDIA Test")
+    look = measured.measured_here.__wrapped__  # without its cache
+    assert look(torch.device("cuda")) == ()
+    assert "NVIDIA Test" in caplog.text
+    assert "sae-lens-bipolar tune" in caplog.text
+    caplog.clear()
+    assert look(CPU) == ()
+    assert not caplog.text
+
+
 def test_modes_overrule() -> None:
     with sparse.mode("dense"):
         assert sparse.is_always_dense(W_DEC)

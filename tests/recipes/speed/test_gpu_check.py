@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from recipes.speed import gpu_check
+from recipes.speed import gpu_check, gpu_parts
+from recipes.speed.contestants import SHAPES, SPARSIFY, Options
+from recipes.speed.gpu_parts import FLOOR
 from sae_lens_bipolar.files.atomic import read_json
 
 
@@ -65,10 +68,35 @@ def test_a_tiny_run_on_a_cpu(tmp_path: Path) -> None:
     assert tests == "failed"  # pytest's code 5: no test here is for a GPU
     assert set(ended.values()) == {"done"}, ended
     steps = read_json(results / "steps-tiny-bfloat16.json")
-    assert {c["arithmetic"] for c in steps["comparisons"]} == {"sparse", "dense"}
+    assert steps["seconds"].keys() >= {"our abstopk (sparse)", "our abstopk (dense)", *FLOOR}
+    assert steps["speedup"]["our abstopk (sparse)"]["SAELens abstopk"]["median"] > 0
+    assert steps["speedup"]["our sign_aware_gated (dense)"].keys() == {"SAELens gated"}
+    assert steps["over_floor"]["our abstopk (sparse)"]["min"] > 0
+    assert set(steps["failed"]) <= {SPARSIFY}
     assert steps["extra_peak_bytes"].keys() >= {"our abstopk (sparse)", "SAELens abstopk"}
     profile = read_json(results / "profile-tiny-bfloat16.json")
     for rows in profile["microseconds_per_step"].values():
         assert rows[0]["microseconds"] >= rows[-1]["microseconds"] >= 0
-    (table,) = (results / "arithmetic").glob("*.json")
-    assert read_json(table)["rows"][0]["d_sae"] == 1024
+    assert read_json(results / "tune.json")["rows"][0]["d_sae"] == 1024
+    assert "| bfloat16 | tiny | our abstopk (sparse) | SAELens abstopk |" in (
+        results / "gpu_check.md"
+    ).read_text(encoding="utf-8")
+    report = tmp_path / "run/report"
+    assert {path.suffix for path in report.glob("gpu_check.*")} == {".csv", ".png"}
+
+
+def test_a_contestant_that_fails_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_step = gpu_parts.make_step
+
+    def fails(name: str, *rest: Any) -> Any:
+        def step(x: torch.Tensor) -> Any:
+            raise RuntimeError("told\nmore")
+
+        return step if name == "our abstopk" else make_step(name, *rest)
+
+    monkeypatch.setattr(gpu_parts, "make_step", fails)
+    found = gpu_parts.steps(SHAPES["tiny"], "float32", Options(device="cpu", steps=1, l0=16))
+    assert found["failed"]["our abstopk (dense)"] == "RuntimeError: told"
+    assert "our abstopk (dense)" not in found["seconds"]
+    assert found["over_floor"] == {}
+    assert found["speedup"]["our sign_aware_gated (dense)"]["SAELens gated"]["median"] > 0

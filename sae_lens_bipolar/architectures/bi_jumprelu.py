@@ -125,7 +125,6 @@ class BiJumpReLUTrainingSAEConfig(L0ControlConfig, JumpReLUTrainingSAEConfig):
     """
 
     STEERED: ClassVar[str] = "l0"
-
     decoder_init_norm: float | None = SHARED_ROW_NORM
 
     @override
@@ -277,9 +276,7 @@ class BiJumpReLUTrainingSAE(MeetsL0Target, _TwoSidedJump, TrainingSAE[BiJumpReLU
 
     @override
     def get_coefficients(self) -> dict[str, float | TrainCoefficientConfig]:
-        return {
-            "l0": TrainCoefficientConfig(self.cfg.l0_coefficient, self.cfg.l0_warm_up_steps),
-        }
+        return {"l0": TrainCoefficientConfig(self.cfg.l0_coefficient, self.cfg.l0_warm_up_steps)}
 
 
 def _sides(sae: BiJumpReLUSAE) -> Sides:

@@ -7,7 +7,8 @@ is `batch * k` for top-k. Every function names its dense equivalent.
 
 Plain torch operations, on CPU and CUDA, in float32 or float64, or Triton kernels where the
 projection says so (`Projection.reading`). Under autocast the encoder's product is taken in
-autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own.
+autocast's precision, as SAELens's is; sums over pairs stay in the parameters' own, and kernels read
+rows in autocast's.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-LARGEST_D_IN = 1 << 14  # a program of `gradients` holds whole rows in registers
+LARGEST_D_IN = 1 << 14  # a program of `_sums_by_latent` holds whole rows in registers
 
 
 def usable(device: torch.device, d_in: int) -> bool:

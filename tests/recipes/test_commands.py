@@ -30,6 +30,7 @@ COMMANDS = (
     "speed.cached_activations",
     "speed.explorer",
     "speed.gpu_check",
+    "speed.gpu_report",
     "speed.scaling",
     "speed.training_step",
 )

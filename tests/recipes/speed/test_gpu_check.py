@@ -1,12 +1,13 @@
 """The check of a GPU runs to its end, also where a part of it fails, and on a CPU to try it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from recipes.speed import gpu_check, gpu_parts
+from recipes.speed import gpu_check, gpu_parts, gpu_report
 from recipes.speed.contestants import SHAPES, SPARSIFY, Options
 from recipes.speed.gpu_parts import FLOOR
 from sae_lens_bipolar.files.atomic import read_json
@@ -100,3 +101,22 @@ def test_a_contestant_that_fails_leaves_the_rest(monkeypatch: pytest.MonkeyPatch
     assert "our abstopk (dense)" not in found["seconds"]
     assert found["over_floor"] == {}
     assert found["speedup"]["our sign_aware_gated (dense)"]["SAELens gated"]["median"] > 0
+
+
+def test_a_report_needs_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu_report.main(["--output", str(tmp_path)])
+    assert "recipes.speed.gpu_check" in capsys.readouterr().err
+
+
+def test_the_report_follows_from_the_committed_results(tmp_path: Path) -> None:
+    committed = Path(__file__).parents[3] / "recipes/results/speed/gpu_check"
+    shutil.copytree(committed / "results", tmp_path / "results")
+    table = (tmp_path / "results/gpu_check.md").read_text(encoding="utf-8")
+    (tmp_path / "results/gpu_check.md").unlink()
+    gpu_report.main(["--output", str(tmp_path)])
+    assert (tmp_path / "results/gpu_check.md").read_text(encoding="utf-8") == table
+    for name in ("gpu_check.csv", "gpu_check.png"):
+        assert (tmp_path / "report" / name).stat().st_size
+    csv = (tmp_path / "report/gpu_check.csv").read_bytes()
+    assert csv == (committed / "report/gpu_check.csv").read_bytes()

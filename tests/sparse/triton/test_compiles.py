@@ -42,6 +42,7 @@ def compile_all() -> None:
 
     def compile_only(kernel: JITFunction, *arguments: object, **options: object) -> None:
         compiled = run(kernel, *arguments, **{**options, "warmup": True})
+        assert compiled is not None
         assert "cubin" in compiled.asm
         print(kernel.fn.__name__)
 

@@ -12,12 +12,12 @@ from sae_lens_bipolar.runs.step_times import WARM_UP, products_in, seconds
 from sae_lens_bipolar.sparse import triton
 
 PRECISIONS = ("bfloat16", "tf32", "float32")
-OURS = ("our abstopk", "our sign_aware_gated")
 # What each of ours is compared with.
 BESIDE = {
     "our abstopk": ("SAELens abstopk", SPARSIFY),
     "our sign_aware_gated": ("SAELens gated",),
 }
+OURS = tuple(BESIDE)
 # What no step of a top-k SAE can do without.
 FLOOR = ("encoder product", "one reading of the product", "Adam")
 _KERNELS = 30  # the most expensive ones that a profile names

@@ -8,7 +8,7 @@ import yaml
 
 from recipes.abstopk import figure4, table2
 from recipes.abstopk.jumprelu import JumpReLUAtL0TrainingSAEConfig
-from recipes.abstopk.training import read_plan
+from recipes.abstopk.training import METHODS, read_plan
 from recipes.common.medium_text import texts
 from recipes.common.scales import read_scale
 from recipes.common.time_limit import EXIT_UNFINISHED, limited
@@ -176,8 +176,18 @@ def test_the_medium_scale_is_as_large_as_it_says() -> None:
     for recipe in (cells, ablations):
         sweep = read_scale(recipe.CONFIG, "medium")["sweep"]
         assert sweep["training_tokens"] >= 4_000_000
+
+
+def test_table2_finds_all_three_methods_among_the_saes_of_figure4() -> None:
+    plan = read_plan(read_scale(figure4.CONFIG, "medium"))
     wanted = read_scale(table2.CONFIG, "medium")["trained"]
-    assert (wanted["k"] in model.k, wanted["seeds"]) == (True, list(plan.seeds))
+    assert wanted["seeds"] == list(plan.seeds)
+    (model,) = plan.models.values()
+    saes = plan.saes(model, model.layers).values()
+    found = {sae.tags["method"] for sae in saes if sae.tags["k"] == wanted["k"]}
+    assert found == set(METHODS)
+    searched = {method: plan.saes(model, model.layers, method) for method in METHODS}
+    assert {next(iter(one.values())).tags["k"] for one in searched.values()} == {wanted["k"]}
 
 
 def test_seeds_cache_and_search_belong_together(tiny_model_dirs, tiny_text: Path) -> None:

@@ -127,7 +127,7 @@ def test_time_is_up_anywhere_and_the_same_command_goes_on(
     """Ends with the code for "try again", and then with the same rows as without a stop."""
     again = [*arguments[:-1], str(tmp_path / "run")]
     with pytest.raises(SystemExit) as ended:
-        figure4.main([*again, "--minutes", "0.08"])
+        figure4.main([*again, "--minutes", "0.02"])
     assert ended.value.code == EXIT_UNFINISHED
     assert not (tmp_path / "run/results/summary.json").exists()
     figure4.main(again)

@@ -49,6 +49,7 @@ from recipes.common.arguments import Options, parse, recipe_command
 from recipes.common.cells import Cell, run_recipe
 from recipes.common.claims import claims_table, write_claims
 from recipes.common.comparisons import means_over_seeds
+from recipes.common.evidence import write_train_seconds
 from recipes.common.learning_rates import chosen_rates
 from recipes.common.medium_text import study
 from recipes.common.scales import read_scale
@@ -158,7 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with limited(options.minutes):
         if run_all(options, settings):
             done = sorted((options.output / "cells").glob(f"*/{RESULT}"))  # also of other --models
-            rows = [row for file in done for row in _rows(read_json(file))]
+            found = {file.parent.name: _rows(read_json(file)) for file in done}
+            write_train_seconds(options.output, found)
+            rows = [row for of_cell in found.values() for row in of_cell]
             write_json(options.output / SUMMARY, rows)
             print(report(options.output))
 

@@ -9,24 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
 from recipes.common.arguments import command, parse
+from recipes.common.evidence import MEDIUM, note
 from sae_lens_bipolar.errors import require_choice, require_number
 from sae_lens_bipolar.files.atomic import read_json, write_json
-from sae_lens_bipolar.files.fields import load_yaml
-from sae_lens_bipolar.files.names import CONFIG_FILE
 
 HOLDS, DOES_NOT_HOLD, NOT_RUN = "holds", "does not hold", "not run at this scale"
 UNDECIDED = "undecided"  # the interval holds both answers
 VERDICTS = (HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_RUN)
 CLAIMS = "results/claims.json"
-MEDIUM = "medium"  # folder of the results of that scale
-RECIPES = Path(__file__).parents[1]
-SMOKE = (
-    "*Smoke test (scale `small`): short runs, which show that the recipe works. Evidence is the "
-    "scale `medium`.*\n\n"
-)
 
 
 @dataclass(frozen=True)
@@ -105,20 +96,11 @@ def claims_table(claims: Sequence[Claim]) -> str:
 def claims_page(paths: Sequence[Path]) -> str:
     """The tables of verdict files, or of all verdict files below folders, under headings."""
     tables = [
-        f"## {name}\n\n{_smoke_note(name, file)}{claims_table(read_claims(file))}"
+        f"## {name}\n\n{note(name, file.parents[1])}{claims_table(read_claims(file))}"
         for path in paths
         for name, file in _verdict_files(path)
     ]
     return "\n".join(["# What the papers claim, and what the recipes found\n", *tables])
-
-
-def _smoke_note(name: str, file: Path) -> str:
-    """A line over verdicts of the scale `small`, where the recipe has one that is evidence."""
-    recipe, config = RECIPES / f"{name}.yaml", file.parents[1] / CONFIG_FILE
-    has_medium = recipe.is_file() and MEDIUM in yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    # The first results do not say their scale.
-    scale = load_yaml(config).get("scale", "small") if config.is_file() else None
-    return SMOKE if has_medium and scale == "small" else ""
 
 
 def _verdict_files(path: Path) -> list[tuple[str, Path]]:

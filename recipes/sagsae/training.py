@@ -8,6 +8,7 @@ from typing import Any
 
 from recipes.common.arguments import Options
 from recipes.common.cells import Cell, Run, run_recipe
+from recipes.common.evidence import write_train_seconds
 from recipes.common.learning_rates import RESULT, Search, chosen_rates, search_cells
 from recipes.common.medium_text import Study, study
 from recipes.common.scales import Resources, build
@@ -125,11 +126,14 @@ def require_some(name: str, values: Sequence[Any]) -> None:
 
 
 def collect(cells: Sequence[Cell], output: Path) -> None:
-    """Write `results/saes.json`: all cells' rows, without what differs from run to run."""
+    """Write `results/saes.json`, all cells' rows without what differs from run to run, and how long
+    each trained beside it."""
+    found = {cell.name: read_json(output / "cells" / cell.name / SUMMARY) for cell in cells}
+    write_train_seconds(output, found)
     rows = [
         {key: value for key, value in row.items() if key != "train_seconds"}
-        for cell in cells
-        for row in read_json(output / "cells" / cell.name / SUMMARY)
+        for of_cell in found.values()
+        for row in of_cell
     ]
     for row in rows:
         row["model"] = Path(row["model"]).name

@@ -32,6 +32,7 @@ from sae_lens_bipolar.files.fields import (
 from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
 from sae_lens_bipolar.files.outputs import claim_output, require_output
 from sae_lens_bipolar.files.paths import inside
+from sae_lens_bipolar.sparse.measured import device_name
 
 _PACKAGES = (
     "sae-lens-bipolar",
@@ -89,6 +90,7 @@ def environment(command: str, seed: int | None = None) -> dict[str, Any]:
         "seed": seed,
         "commit": _commit(),
         "device": device,
+        "processor": device_name(torch.device("cpu")).removeprefix("cpu "),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from recipes.abstopk import figure1_report, figure4, table1_report, table2
-from recipes.common.claims import CLAIMS, MEDIUM
+from recipes.common.claims import CLAIMS
+from recipes.common.evidence import MEDIUM
 from recipes.sagsae import ablations_verdicts, cells_verdicts, census_verdicts
 from recipes.sagsae.toys import __main__ as toys
 from sae_lens_bipolar.files.atomic import read_json

@@ -34,7 +34,7 @@ def note(name: str, run: Path) -> str:
     # The first results do not say their scale.
     scale = load_yaml(config).get("scale", "small") if config.is_file() else None
     if scale == MEDIUM:
-        return f"*Evidence (scale `{MEDIUM}`): {'; '.join(_cost(run))}.*\n\n"
+        return f"*{'; '.join([f'Evidence (scale `{MEDIUM}`)', *_cost(run)])}.*\n\n"
     recipe = RECIPES / f"{name}.yaml"
     has_medium = recipe.is_file() and MEDIUM in yaml.safe_load(recipe.read_text(encoding="utf-8"))
     return SMOKE if has_medium and scale == "small" else ""
@@ -51,4 +51,4 @@ def _cost(run: Path) -> list[str]:
     if (run / TRAIN_SECONDS).is_file():
         seconds = sum(sum(cell.values()) for cell in read_json(run / TRAIN_SECONDS).values())
         said.append(f"training steps took {seconds / 3600:.1f} hours")
-    return said or ["in parts"]
+    return said

@@ -22,7 +22,7 @@ def test_evidence_names_its_command_its_machine_and_its_time(tmp_path: Path) -> 
     }
     write_train_seconds(run, cells)
     assert note("medium/sagsae/cells", run) == (
-        "*Evidence (scale `medium`): `python -m recipes.x`; Acme 9, 2 cores; training steps took "
+        "*Evidence (scale `medium`); `python -m recipes.x`; Acme 9, 2 cores; training steps took "
         "1.5 hours.*\n\n"
     )
     write_json(run / "environment.json", {"command": "c", **machine, "device": "NVIDIA H200"})

@@ -69,6 +69,7 @@ class Manifest:
     held_out_rows: int  # rows of held-out documents, which are not cached
     shards: tuple[Shard, ...] = ()
     format: int = field(default=FORMAT)
+    autocast_lm: bool = False  # the model ran in bfloat16 where autocast allows it
 
     @property
     def is_whole(self) -> bool:

@@ -63,6 +63,7 @@ class CacheConfig:
     context_size: int = 128  # tokens in a sequence, BOS included
     dtype: str = "float32"  # of the shards: float32, or bfloat16 at half the size
     llm_dtype: str = "float32"  # of the language model
+    autocast_lm: bool = False  # run it in bfloat16 where autocast allows it
     device: str = "cpu"  # of the language model
     seed: int = 0  # of the split into training and held-out documents
     batch_size: int = 16  # sequences in one forward pass
@@ -186,6 +187,7 @@ def _manifest(config: CacheConfig, model: HookedTransformer, tokens: TokenSplit)
         shard_rows=config.shard_rows,
         rows=len(tokens.train),
         held_out_rows=len(tokens.held_out),
+        autocast_lm=config.autocast_lm,
     )
 
 
@@ -216,6 +218,7 @@ def _store(model: HookedTransformer, tokens: TokenSplit, manifest: Manifest) -> 
         hook_d_ins=dict(manifest.hooks),
         context_size=manifest.context_size,
         total_training_tokens=0,  # for a warning only
+        autocast_lm=manifest.autocast_lm,
     )
 
 

@@ -22,7 +22,6 @@ _SETTLED = {
     "seqpos_slice": (None,),
     "exclude_special_tokens": True,
     "prepend_bos": True,
-    "autocast_lm": False,
 }
 
 
@@ -89,11 +88,12 @@ def cached_tokens(
         DataError: if it was made of another text, or holds too few tokens.
     """
     made = cache.manifest
+    settled = {**_SETTLED, "autocast_lm": made.autocast_lm}
     for field, value, held in (
         ("context_size", config.context_size, made.context_size),
         ("text_column", config.text_column, made.text_column),
         ("reading", config.reading, "drawn"),
-        *((name, config.options.get(name, held), held) for name, held in _SETTLED.items()),
+        *((name, config.options.get(name, held), held) for name, held in settled.items()),
     ):
         if value != held:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Cached activations: what the model gives, bit for bit; damage and other things are refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -124,6 +125,32 @@ def test_half_precision_is_rounded_and_half_as_long(
     assert torch.equal(half.activations(RESID, 0), whole.activations(RESID, 0).bfloat16())
     batch = next(half.batches([RESID], 16, seed=0))
     assert batch[RESID].dtype == torch.float32
+
+
+def test_under_autocast_it_holds_what_the_model_computes_there(
+    folder: Path, config: CacheConfig, tiny_model: HookedTransformer, tmp_path: Path
+) -> None:
+    cast = cache_activations(replace(config, autocast_lm=True), tmp_path / "cast")
+    assert cast.manifest.autocast_lm
+    rows = cast.tokens(0)[0].long()[: config.batch_size]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = tiny_model.run_with_cache(rows, names_filter=RESID, prepend_bos=False)[1][RESID]
+    kept = ~torch.isin(rows, torch.tensor(cast.manifest.excluded_tokens))
+    held = cast.activations(RESID, 0)[: int(kept.sum())]
+    assert torch.equal(held, found[kept])
+    exact = CachedActivations(folder).activations(RESID, 0)[: len(held)]
+    assert not torch.equal(held, exact)
+    torch.testing.assert_close(held, exact, rtol=0.1, atol=0.1)
+    with pytest.raises(DataError, match="autocast_lm: True there, False now"):
+        cache_activations(config, tmp_path / "cast")
+
+
+def test_a_manifest_from_before_autocast_says_float32(copy: Path) -> None:
+    file = copy / "manifest.json"
+    made = json.loads(file.read_text())
+    del made["autocast_lm"]
+    file.write_text(json.dumps(made))
+    assert not CachedActivations(copy).manifest.autocast_lm
 
 
 def test_an_epoch_has_every_token_once_in_an_order_of_its_seed(folder: Path) -> None:

@@ -156,6 +156,7 @@ def test_killed_and_resumed_it_ends_the_same(
         ({"context_size": 16}, r"context_size=16 .* were cached with 32"),
         ({"reading": "stream"}, "reading='stream'"),
         ({"options": {"exclude_special_tokens": False}}, "exclude_special_tokens=False"),
+        ({"options": {"autocast_lm": True}}, "autocast_lm=True .* were cached with False"),
         ({"eval_sequences": 13}, r"eval_sequences=13 .* holds out 12"),
     ],
 )
@@ -165,6 +166,22 @@ def test_a_sweep_that_does_not_fit_the_cache_is_refused(
     with pytest.raises(ConfigError, match=message):
         run_sweep(replace(config, **changes), SAES, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_made_under_autocast_trains_and_says_how_it_was_made(
+    config: SweepConfig, tmp_path: Path
+) -> None:
+    made = CacheConfig(
+        (RESID,), config.model, config.corpus, None, 2000, 12, 32, shard_rows=16, seed=5
+    )
+    folder = tmp_path / "cast"
+    cache_activations(replace(made, autocast_lm=True), folder)
+    cast = replace(config, activations=str(folder))
+    saes = {"twin": SAES["twin"]}
+    with pytest.raises(ConfigError, match=r"autocast_lm=False .* were cached with True"):
+        run_sweep(replace(cast, options={"autocast_lm": False}), saes, tmp_path / "run")
+    run_sweep(cast, saes, tmp_path / "run")
+    assert (tmp_path / "run/results/summary.json").is_file()
 
 
 def test_another_model_text_or_hook_is_refused(

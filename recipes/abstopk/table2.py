@@ -37,8 +37,9 @@ from recipes.abstopk.training import (
     training_cell,
 )
 from recipes.common.arguments import parse, recipe_command
-from recipes.common.cells import Cell, run_config, run_recipe
+from recipes.common.cells import Cell, run_config, run_recipe, seconds_of
 from recipes.common.claims import claims_table, write_claims
+from recipes.common.evidence import CELL_SECONDS
 from recipes.common.labelled_text import movie_reviews
 from recipes.common.scales import build, read_scale
 from recipes.common.time_limit import limited
@@ -219,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with limited(options.minutes):
         if run_recipe(options, seeded(settings), cells, run_cell, resources(options), RESULT):
             collect(options.output, settings)
+            write_json(options.output / CELL_SECONDS, seconds_of(options.output, cells))
             print(report(options.output))
 
 

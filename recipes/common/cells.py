@@ -9,6 +9,7 @@ machine; it needs `pip install "sae-lens-bipolar[cluster]"`, on every machine.
 
 import json
 import random
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from sae_lens_bipolar.runs.directory import require_same_run, start_run
 
 PARAMS_FILE = "cell.json"
 ERROR_FILE = "error.txt"
+SECONDS_FILE = "seconds.json"  # of all attempts at the cell
 ONE_CORE = Resources()
 _SHOWN = 10  # cells named where many are still to run
 
@@ -166,7 +168,7 @@ def run_one(cell: Cell, run: Run, directory: Path, result: str, threads: int) ->
     """Run one cell here with its own seeds and threads, whatever the order or the process."""
     claim_output(directory)
     write_json(directory / PARAMS_FILE, cell.params)
-    with _threads_and_seeds(threads, seed=zlib.crc32(cell.name.encode())):
+    with _timed(directory), _threads_and_seeds(threads, seed=zlib.crc32(cell.name.encode())):
         run(cell.params, directory)
     if not (directory / result).exists():
         raise CellError(f"cell {cell.name} ended without writing {directory / result}")
@@ -243,6 +245,23 @@ def _require_same_params(cell: Cell, directory: Path) -> None:
             f"{directory} holds a cell with other parameters ({'; '.join(changed)}); give another "
             "--output, or remove the directory"
         )
+
+
+def seconds_of(output: Path, cells: Sequence[Cell]) -> dict[str, float]:
+    """Seconds that each cell of a run has taken, its attempts that were stopped included."""
+    files = {cell.name: output / "cells" / cell.name / SECONDS_FILE for cell in cells}
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
+
+
+@contextmanager
+def _timed(directory: Path) -> Iterator[None]:
+    file = directory / SECONDS_FILE
+    before = read_json(file) if file.exists() else 0.0
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        write_json(file, round(before + time.monotonic() - start, 1))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from sae_lens_bipolar.files.names import CONFIG_FILE, ENVIRONMENT_FILE
 
 MEDIUM = "medium"  # scale, and the folder of its results
 TRAIN_SECONDS = "results/train_seconds.json"
+CELL_SECONDS = "results/cell_seconds.json"  # of recipes that train nothing
 RECIPES = Path(__file__).parents[1]
 SMOKE = (
     "*Smoke test (scale `small`): short runs, which show that the recipe works. Evidence is the "
@@ -41,7 +42,7 @@ def note(name: str, run: Path) -> str:
 
 
 def _cost(run: Path) -> list[str]:
-    """The command, the machine, and the hours in training steps, as far as the run says."""
+    """The command, the machine, and the hours it took, as far as the run says."""
     said = []
     if (run / ENVIRONMENT_FILE).is_file():
         found = read_json(run / ENVIRONMENT_FILE)
@@ -51,4 +52,7 @@ def _cost(run: Path) -> list[str]:
     if (run / TRAIN_SECONDS).is_file():
         seconds = sum(sum(cell.values()) for cell in read_json(run / TRAIN_SECONDS).values())
         said.append(f"training steps took {seconds / 3600:.1f} hours")
+    if (run / CELL_SECONDS).is_file():
+        seconds = sum(read_json(run / CELL_SECONDS).values())
+        said.append(f"it took {seconds / 3600:.1f} hours")
     return said

@@ -24,7 +24,8 @@ import yaml
 from sae_lens import SAE
 
 from recipes.common.arguments import parse, recipe_command
-from recipes.common.cells import Cell, run_recipe
+from recipes.common.cells import Cell, run_recipe, seconds_of
+from recipes.common.evidence import CELL_SECONDS
 from recipes.common.scales import Resources, build, read_scale
 from recipes.common.time_limit import limited
 from recipes.sagsae import parameters
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = [options.output / "cells" / cell.name / RESULT for cell in cells]
         rows = [summarise(row) for file in files for row in read_json(file)]
         write_json(options.output / CENSUS, rows)
+        write_json(options.output / CELL_SECONDS, seconds_of(options.output, cells))
         write_json(options.output / PARAMETERS, parameters.table(config.d_ins, config.widths))
         print(report(options.output))
 

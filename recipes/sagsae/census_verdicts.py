@@ -154,6 +154,19 @@ def claims(rows: Rows, costs: Rows) -> list[Claim]:
     ]
 
 
+def looks(rows: Rows, label: Callable[[str], str] = drawing.plain) -> list[dict[str, Any]]:
+    """How each row's line is drawn: the seeds of an SAE alike, and one of them in the legend."""
+    places: dict[str, int] = {}
+    found = []
+    for row in rows:
+        name = row["name"].split("@")[0]
+        named = {} if name in places else {"label": label(name)}
+        i = places.setdefault(name, len(places))
+        dash = drawing.DASHES[i % len(drawing.DASHES)]
+        found.append({"color": drawing.colour(i), "linestyle": dash, **named})
+    return found
+
+
 def by_name(rows: Rows, value: Callable[[Mapping[str, Any]], float]) -> dict[str, Estimate]:
     """An estimate over seeds for every SAE; those of several seeds are called `NAME@seedN`."""
     found: dict[str, list[float]] = {}
@@ -171,15 +184,14 @@ def draw_concentration(rows: Rows) -> figures.Plot:
         figure, panels = drawing.panels(1, len(hooks), 3.5 * len(hooks) + 0.4, 3.4)
         for axes, hook in zip(panels, hooks, strict=True):
             here = [row for row in signed if row["hook_name"] == hook]
-            for i, row in enumerate(here):
+            shares = by_name(here, lambda row: row["bipolar_fraction"])
+
+            def label(name: str, shares: Mapping[str, Estimate] = shares) -> str:
+                return f"{drawing.plain(name)}, {shares[name].mean:.0%} two-sided"
+
+            for row, look in zip(here, looks(here, label), strict=True):
                 curve = [(float(share), held) for share, held in row["concentration"].items()]
-                axes.plot(
-                    [x for x, _ in curve],
-                    [y for _, y in curve],
-                    color=drawing.colour(i),
-                    linestyle=drawing.DASHES[i % len(drawing.DASHES)],
-                    label=f"{drawing.plain(row['name'])}, {row['bipolar_fraction']:.0%} two-sided",
-                )
+                axes.plot([x for x, _ in curve], [y for _, y in curve], **look)
                 data += [(row["name"], hook, x, y) for x, y in curve]
             axes.plot([0, 1], [0, 1], color=drawing.GREY, linewidth=0.8, linestyle=":")
             axes.set(title=hook, xlabel="share of live latents", xlim=(0, 1), ylim=(0, 1.02))
@@ -200,17 +212,10 @@ def draw_slopes(rows: Rows) -> figures.Plot:
         for i, axes in enumerate(panels):
             side, hook = sides[i // len(hooks)], hooks[i % len(hooks)]
             here = [row for row in rows if row["hook_name"] == hook]
-            for j, row in enumerate(here):
+            here = [row for row in here if row[f"{side}_slopes"]["quantiles"]]
+            for row, look in zip(here, looks(here), strict=True):
                 slopes = row[f"{side}_slopes"]["quantiles"]
-                if not slopes:
-                    continue
-                axes.plot(
-                    slopes,
-                    SHARES,
-                    color=drawing.colour(j),
-                    linestyle=drawing.DASHES[j % len(drawing.DASHES)],
-                    label=drawing.plain(row["name"]),
-                )
+                axes.plot(slopes, SHARES, **look)
                 data += [
                     (row["name"], hook, side, q, slope)
                     for q, slope in zip(SHARES.tolist(), slopes, strict=True)

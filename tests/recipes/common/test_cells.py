@@ -36,6 +36,22 @@ def test_each_cell_writes_into_its_own_directory_once(tmp_path: Path) -> None:
     assert [(tmp_path / f"cells/{n}/count").read_text() for n in "ab"] == ["1", "1"]
 
 
+def test_the_seconds_of_a_cell_are_those_of_all_its_attempts(tmp_path: Path) -> None:
+    def slow_then_done(params: Mapping[str, Any], directory: Path) -> None:
+        time.sleep(0.2)
+        counting(params, directory)
+
+    todo = [cells.Cell("a", {"x": 1, "failures": 1}), cells.Cell("b", {"x": 2})]
+    with pytest.raises(cells.CellError):
+        cells.run_cells(todo, slow_then_done, tmp_path, resources=Resources(retries=0))
+    first = cells.seconds_of(tmp_path, todo)
+    assert all(seconds >= 0.2 for seconds in first.values())
+    cells.run_cells(todo, slow_then_done, tmp_path)
+    second = cells.seconds_of(tmp_path, todo)
+    assert second["a"] >= first["a"] + 0.2
+    assert second["b"] == first["b"]
+
+
 def test_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     todo = [cells.Cell(name, {"x": 1}) for name in ("a.seed0", "a.seed1", "b.seed0")]
     assert not cells.run_cells(todo, counting, tmp_path, only="*seed0")

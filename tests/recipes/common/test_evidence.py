@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recipes.common.evidence import note, write_train_seconds
+from recipes.common.evidence import CELL_SECONDS, note, write_train_seconds
 from sae_lens_bipolar.files.atomic import write_json
 
 
@@ -34,3 +34,11 @@ def test_only_a_recipe_that_has_evidence_has_smoke_tests(tmp_path: Path) -> None
     assert note("sagsae/cells", small).startswith("*Smoke test")
     assert note("sagsae/toys", small) == ""
     assert note("sagsae/cells", run_of("paper", tmp_path / "paper")) == ""
+
+
+def test_evidence_that_trains_nothing_names_its_time_too(tmp_path: Path) -> None:
+    run = run_of("medium", tmp_path / "run")
+    write_json(run / CELL_SECONDS, {"a": 1000.0, "b": 800.0})
+    assert (
+        note("medium/sagsae/census", run) == "*Evidence (scale `medium`); it took 0.5 hours.*\n\n"
+    )

@@ -186,6 +186,14 @@ def test_summary_by_hand() -> None:
     assert row["positive_slopes"]["q0.5"] == 1.0
 
 
+def test_seeds_of_an_sae_are_drawn_alike_and_named_once() -> None:
+    names = ("a@seed0", "b@seed0", "a@seed1", "b@seed1")
+    looks = census_verdicts.looks([{"name": name} for name in names], str.upper)
+    assert [look.pop("label", None) for look in looks] == ["A", "B", None, None]
+    assert looks[:2] == looks[2:]
+    assert looks[0] != looks[1]
+
+
 def test_changing_a_summary_changes_the_verdict() -> None:
     row = census_verdicts.summarise(counted_by_hand())
 

@@ -189,10 +189,11 @@ def _dead_ratio(rows: Rows, compared: Rows, hookpoint: str, factor: float, paper
         "as a geometric mean over the sweep (the estimate is its logarithm)",
         paper,
         "; ".join(
-            f"{c['model']}: {c['dead_fraction_ratio']['value']:.2f} times "
+            f"{c['model']}: {math.exp(log.mean):.2f} times by the mean of the seeds' logarithms, "
+            f"{c['dead_fraction_ratio']['value']:.2f} by the seeds' mean dead fractions "
             f"({c['dead_fraction_ratio']['n_floored']} of {c['dead_fraction_ratio']['n']} points "
             "at the floor of half a latent)"
-            for c in here
+            for c, log in zip(here, logs, strict=True)
         ),
         tested,
         decide_all(tested),

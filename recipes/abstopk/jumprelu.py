@@ -1,7 +1,7 @@
 """SAELens's JumpReLU with the start and the L0 target that the signed architectures have.
 
 `b_dec` starts at the data's mean, the decoder's rows at length 1, thresholds where `l0_target`
-latents fire; they are then scaled towards the target before each step, as those of `bi_jumprelu`.
+latents fire; the weight of the sparsity term then follows the target, as that of the gated SAEs.
 Losses and gradients are SAELens's, in fewer passes over memory. Saved as SAELens's `jumprelu`.
 """
 
@@ -46,9 +46,7 @@ class JumpReLUAtL0TrainingSAEConfig(L0ControlConfig, JumpReLUTrainingSAEConfig):
 
 
 class JumpReLUAtL0TrainingSAE(MeetsL0Target, JumpReLUTrainingSAE):
-    """`z = u` where `u > threshold`, else 0, with thresholds that follow `l0_target`."""
-
-    moves_thresholds = True
+    """`z = u` where `u > threshold`, else 0, with an `l0_coefficient` that follows `l0_target`."""
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,11 +82,6 @@ class JumpReLUAtL0TrainingSAE(MeetsL0Target, JumpReLUTrainingSAE):
     @override
     def set_thresholds(self, thresholds: torch.Tensor) -> None:
         self.threshold.copy_(thresholds)
-
-    @override
-    @torch.no_grad()
-    def scale_thresholds(self, scale: float) -> None:
-        self.threshold.mul_(scale)
 
 
 if NAME not in SAE_TRAINING_CLASS_REGISTRY:

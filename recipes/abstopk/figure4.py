@@ -32,6 +32,7 @@ from recipes.abstopk.figure4_claims import (
     claims,
     comparisons,
 )
+from recipes.abstopk.figure4_seeds import has_one_sparsity, seeds_figure
 from recipes.abstopk.ranking import ranking_sentence
 from recipes.abstopk.training import (
     add_options,
@@ -86,7 +87,9 @@ def report(output: Path) -> str:
 
 
 def figure(rows: Sequence[Row]) -> Plot:
-    """Three panels per model and layer, one line per method: means over seeds."""
+    """Three panels per model and layer, one curve per method: means over seeds."""
+    if has_one_sparsity(rows):
+        return seeds_figure(rows)
     keys = ("model", "layer", "method", "point")
     started = [row for row in rows if row.get("start", FROM_MEAN) == FROM_MEAN]
     rows = means_over_seeds(started, keys, ("l0", *(m.key for m in MEASURES)))

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recipes.abstopk import figure4
@@ -126,6 +127,21 @@ def test_tables_and_figures_have_means_over_seeds() -> None:
     assert "| m | 3 | 16 | 0.3001 | 0.2499 | **0.2** |" in table
     drawn = figure4.figure([row | {"point": f"k{row['k']}"} for row in rows]).rows
     assert len(drawn) == 6
+
+
+def test_at_one_sparsity_every_seed_is_drawn_with_the_interval_of_its_method() -> None:
+    rows = [row for row in _seeds(0.2, zeros=0.4) if row["k"] == 16]
+    plot = figure4.figure(rows)
+    assert len(plot.rows) == len(rows) == 15
+    nmse = plot.figure.axes[1]
+    names = [label.get_text() for label in plot.figure.axes[0].get_yticklabels()]
+    assert names[:2] == ["TopK, b_dec from 0", "AbsTopK, b_dec from 0"]
+    seeds, mean, interval = nmse.lines[6:9]  # JumpReLU's, the third from below
+    assert names[2] == "JumpReLU"
+    assert sorted(np.asarray(seeds.get_xdata())) == pytest.approx([0.3, 0.3001, 0.3002])
+    assert list(np.asarray(mean.get_xdata())) == pytest.approx([0.3001])
+    half = 4.302653 * 1e-4 / 3**0.5  # Student's t with 2 degrees of freedom
+    assert list(np.asarray(interval.get_xdata())) == pytest.approx([0.3001 - half, 0.3001 + half])
 
 
 def test_an_unknown_model_is_refused_before_training(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def cells_of(
 
 
 def cells_of_run(settings: Mapping[str, Any], trained: Path | None, device: str) -> list[Cell]:
-    """One cell per seed, of the SAEs that a run of `figure4` has trained.
+    """One cell of the SAEs that a run of `figure4` has trained: they share what the model gives.
 
     Raises:
         ConfigError: if there is no such run, or it lacks one of the SAEs.
@@ -120,30 +120,27 @@ def cells_of_run(settings: Mapping[str, Any], trained: Path | None, device: str)
             f"--trained {trained} is not a finished run of recipes.abstopk.figure4: this scale "
             "reads its SAEs from one"
         )
-    wanted = settings["trained"]
+    k, seeds = settings["trained"]["k"], settings["trained"]["seeds"]
     rows = [
         row
         for row in read_json(trained / SUMMARY)
-        if row["k"] == wanted["k"] and row.get("start", FROM_MEAN) == FROM_MEAN
+        if row["k"] == k and row["seed"] in seeds and row.get("start", FROM_MEAN) == FROM_MEAN
     ]
-    cells = []
-    for seed in wanted["seeds"]:
-        mine = [row for row in rows if row["seed"] == seed]
-        found = {row["name"]: next(trained.glob(_PLACE.format(row["name"])), None) for row in mine}
-        if {row["method"] for row in mine} != set(METHODS) or None in found.values():
+    found = {row["name"]: next(trained.glob(_PLACE.format(row["name"])), None) for row in rows}
+    there = {(row["seed"], row["method"]) for row in rows if found[row["name"]]}
+    for seed in seeds:
+        if lacking := [method for method in METHODS if (seed, method) not in there]:
             raise ConfigError(
-                f"--trained {trained} lacks SAEs of k={wanted['k']} and seed {seed}: it needs one "
-                f"of each of {', '.join(METHODS)}"
+                f"--trained {trained} lacks SAEs of k={k} and seed {seed}: {', '.join(lacking)}"
             )
-        params = {
-            "trained": mine,
-            "saes": [str(path) for path in found.values()],
-            "bench": settings["bench"],
-            "device": device,
-        }
-        cells.append(Cell(f"seed{seed}", params))
+    params = {
+        "trained": rows,
+        "saes": [str(path) for path in found.values()],
+        "bench": settings["bench"],
+        "device": device,
+    }
     bench_config(settings["bench"], device)
-    return cells
+    return [Cell("seeds", params)]
 
 
 def collect(output: Path, settings: Mapping[str, Any]) -> None:

@@ -107,14 +107,13 @@ def test_every_method_has_every_seed_and_the_zero_starts(finished: Path) -> None
 
 def test_the_benchmark_reads_these_saes(finished: Path) -> None:
     settings = {"trained": {"k": 4, "seeds": [0, 1]}, "bench": {"suites": ["tpp"]}}
-    planned = table2.cells_of_run(settings, finished, "cpu")
-    assert [cell.name for cell in planned] == ["seed0", "seed1"]
-    for seed, cell in enumerate(planned):
-        assert {row["method"] for row in cell.params["trained"]} == {"topk", "abstopk", "jumprelu"}
-        assert all(row["seed"] == seed for row in cell.params["trained"])
-        assert [Path(p).name for p in cell.params["saes"]] == [
-            row["name"] for row in cell.params["trained"]
-        ]
+    (cell,) = table2.cells_of_run(settings, finished, "cpu")
+    rows = cell.params["trained"]
+    assert {(row["method"], row["seed"], row["k"], row["start"]) for row in rows} == {
+        (method, seed, 4, "mean") for method in METHODS for seed in (0, 1)
+    }
+    assert len(rows) == 6
+    assert [Path(p).name for p in cell.params["saes"]] == [row["name"] for row in rows]
     with pytest.raises(ConfigError, match="lacks SAEs of k=5 and seed 0"):
         table2.cells_of_run({**settings, "trained": {"k": 5, "seeds": [0]}}, finished, "cpu")
     with pytest.raises(ConfigError, match="not a finished run"):

@@ -137,7 +137,8 @@ def table(compared: Sequence[Comparison]) -> str:
             cells.append(f"**{shown}**" if value == best else shown)
     lines += ["| " + " | ".join([*map(str, key), *cells]) + " |" for key, cells in places.items()]
     note = (
-        "JumpReLU is interpolated at L0 = k (linear in log L0); – where its sweep does not reach."
+        "JumpReLU without an L0 target is interpolated at L0 = k (linear in log L0); – where its "
+        "sweep does not reach."
     )
     return "\n".join([*lines, "", note, ""])
 

@@ -20,7 +20,8 @@ class Gate(torch.autograd.Function):
 
     With `w = threshold / bandwidth` where `|u - threshold| < bandwidth / 2`, else 0, and the
     gradient `g` of `z`: that of `u` is `g` where the gate is open, plus `w g` if `ste_to_input`;
-    that of `threshold` is the sum of `-w g` over the batch. `u` and `z` are `[batch, d_sae]`.
+    that of `threshold` is the sum of `-w g` over the batch. `u` and `z` are `[batch, d_sae]`,
+    `threshold` is `[d_sae]`. Source: JumpReLU SAEs, arXiv 2407.14435.
     """
 
     @staticmethod
@@ -46,9 +47,10 @@ class Gate(torch.autograd.Function):
 
 
 class TanhSparsity(torch.autograd.Function):
-    """Mean over the batch of `sum_i tanh(scale z_i |d_i|)`, of `z` `[batch, d_sae]`.
+    """Mean over the batch of `sum_i tanh(scale z_i |d_i|)`, the "tanh" mode of SAELens's JumpReLU.
 
-    Only latents that fire add to it; the gradient at the others is `scale |d_i| / batch`.
+    Only latents that fire add to it; the gradient at the others is `scale |d_i| / batch`. `z` is
+    `[batch, d_sae]`, `norms` the lengths `|d_i|` of the decoder's rows, `[d_sae]`.
     """
 
     @staticmethod

@@ -88,3 +88,21 @@ def test_the_sparsity_of_one_token_by_hand() -> None:
     slope = [1 - tanh(0.5) ** 2, 1 - tanh(1.0) ** 2]
     assert of_z[0].tolist() == pytest.approx([2.0, slope[0], 0.5 * slope[1]])
     assert of_norms.tolist() == pytest.approx([0.0, 0.5 * slope[0], 2.0 * slope[1]])
+
+
+def test_thresholds_start_at_the_target_and_then_the_sparsity_weight_follows_it() -> None:
+    fields = settings("tanh", True, None) | {"l0_target": 3, "l0_coefficient": 0.3}
+    sae = JumpReLUAtL0TrainingSAE(JumpReLUAtL0TrainingSAEConfig.from_dict(fields))
+    x = torch.randn(200, D_IN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    step = TrainStepInput(x, {"l0": 0.3}, None, 0, is_logging_step=False)
+    first = sae.training_forward_pass(step)
+    assert first.feature_acts.bool().sum(-1).double().mean().item() == pytest.approx(3, abs=0.2)
+
+    weights = {}
+    for thresholds in (0.0, 100.0):  # far more, and far fewer, latents fire than shall
+        with torch.no_grad():
+            sae.set_thresholds(torch.full((D_SAE,), thresholds))
+        outputs = [sae.training_forward_pass(step) for _ in range(30)]
+        assert sae.threshold.unique().tolist() == [thresholds]
+        weights[thresholds] = outputs[-1].metrics["l0_coefficient"]
+    assert weights[0.0] > 0.3 > weights[100.0]

@@ -2,7 +2,8 @@
 
 The paper shows one layer of one model; here every model and layer has a panel. Filled bars are the
 protocol that is right for the task (its record in `sae_lens_bipolar.saebench.suites`), the dashed
-outline on AbsTopK's is the other one. The CSV beside it also holds the paper's numbers.
+outline on AbsTopK's is the other one. With several seeds a bar is their mean and each of them a
+dot. The CSV beside it has a row for every SAE, with the paper's numbers.
 
     python -m recipes.abstopk.figure3 --output runs/abstopk/table2
 
@@ -33,7 +34,11 @@ def drawn(found: Sequence[Score]) -> list[Score]:
 
 
 def figure(found: Sequence[Score]) -> Plot:
-    """One panel per model and layer, three bars per task; higher is better."""
+    """One panel per model and layer, three bars per task; higher is better.
+
+    Args:
+        found: every score, of every seed.
+    """
     shown = drawn(found)
     groups: dict[tuple[str, int], list[Score]] = {}
     for score in shown:
@@ -45,7 +50,7 @@ def figure(found: Sequence[Score]) -> Plot:
             axes.set_title(f"{model.rsplit('/', 1)[-1]}, layer {layer}: higher is better")
         handles, labels = grid[0].get_legend_handles_labels()
         plot.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    keys = ("model", "layer", "task", "method", "protocol", "budget", "ours", "paper")
+    keys = ("model", "layer", "task", "method", "protocol", "budget", "ours", "paper", "sae")
     rows = [tuple(getattr(score, key) for key in keys) for score in shown]
     alt = "Bars of the benchmark scores of three methods, grouped by task."
     return Plot("figure3", alt, plot, keys, rows)
@@ -57,9 +62,10 @@ def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
     for i, (method, label) in enumerate(LABELS.items()):
         of_method = [score for score in scores if score.method == method]
         for right in (True, False):
-            bars = [s for s in of_method if (s.protocol == rights[s.task]) is right]
+            seeds = [s for s in of_method if (s.protocol == rights[s.task]) is right]
             if not right and method != "abstopk":  # the other two are their own splits
                 continue
+            bars = averaged(seeds)
             axes.bar(
                 [tasks.index(score.task) + (i - 1) * _WIDTH for score in bars],
                 [score.ours for score in bars],
@@ -69,6 +75,9 @@ def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
                 edgecolor=drawing.COLOURS[i] if right else "black",
                 linestyle="-" if right else "--",
             )
+            if right and len(seeds) > len(bars):
+                places = [tasks.index(score.task) + (i - 1) * _WIDTH for score in seeds]
+                axes.plot(places, [score.ours for score in seeds], "o", color="black", ms=2.5)
     axes.axhline(0, color=drawing.GREY, lw=0.8)
     axes.set_xticks(range(len(tasks)), [_READING[task] for task in tasks])
 
@@ -78,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="run directory of table2")
     output = parse(parser, arguments).output
     drawing.require_matplotlib()
-    save(figure(averaged(of_run(output))), output / "report")
+    save(figure(of_run(output)), output / "report")
     print(output / "report" / "figure3.png")
 
 

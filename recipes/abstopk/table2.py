@@ -61,12 +61,7 @@ BENCH = "saebench"  # the benchmark's directory in a cell's
 NOT_RUN = "results/not_run.json"
 TABLE = "results/table2"  # .md and .csv
 SECTIONS = ("bench", "not_run", "margins")  # of a scale, that train nothing
-EXAMPLES = {  # fields of the benchmark that say how many test examples a task has
-    "absorption": "absorption_words",
-    "scr": "ablation_test_size",
-    "tpp": "ablation_test_size",
-    "sparse_probing": "probing_test_size",
-}
+ABSORPTION_TEST_SHARE = 0.2  # of the words: sae_bench 0.6.0 evals/absorption/probing.py:253
 
 
 def run_cell(params: Mapping[str, Any], directory: Path) -> None:
@@ -166,15 +161,27 @@ def report(output: Path) -> str:
     trained, found = read_json(output / SUMMARY), scores.of_run(output)
     shown = scores.averaged(found)
     bench_settings = bench_config(settings["bench"], "cpu")
-    examples = {task: getattr(bench_settings, field) for task, field in EXAMPLES.items()}
+    examples = test_examples(bench_settings)
     found_claims = claims(found, trained, examples, settings.get("margins"))
     opening = [ranking_sentence(found_claims, trained), *data_note(settings["bench"])]
     text = "\n\n".join([*opening, scores.markdown(shown, read_json(output / NOT_RUN))])
     write_text(output / f"{TABLE}.md", text)
     write_text(output / f"{TABLE}.csv", tables.csv([score._asdict() for score in found]))
-    save(figure3.figure(shown), output / "report")
+    save(figure3.figure(found), output / "report")
     write_claims(output, found_claims)
     return f"{text}\n{claims_table(found_claims)}"
+
+
+def test_examples(bench_settings: BenchConfig) -> dict[str, int]:
+    """How many test examples stand behind a task's score, where the scale says it."""
+    found = {
+        "scr": bench_settings.ablation_test_size,
+        "tpp": bench_settings.ablation_test_size,
+        "sparse_probing": bench_settings.probing_test_size,
+    }
+    if words := bench_settings.absorption_words:
+        found["absorption"] = round(words * ABSORPTION_TEST_SHARE)
+    return {task: n for task, n in found.items() if n}
 
 
 def data_note(bench_settings: Mapping[str, Any]) -> list[str]:

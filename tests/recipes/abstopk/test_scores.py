@@ -1,10 +1,11 @@
 """Ours beside the paper's: readings, differences, ranking, against hand-made benchmark rows."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
 
-from recipes.abstopk import paper_numbers, scores, table2_claims
+from recipes.abstopk import figure3, paper_numbers, scores, table2, table2_claims
 
 
 def trained(layer: int = 6) -> list[dict[str, Any]]:
@@ -115,6 +116,43 @@ def test_tables_have_means_over_seeds() -> None:
     assert (signed.protocol, split.protocol) == ("signed", "split")
     assert signed.ours == pytest.approx(0.1001)
     assert signed.difference == pytest.approx(0.1001 - 0.19)
+
+
+def test_the_figure_has_a_bar_of_the_mean_and_a_dot_for_every_seed() -> None:
+    pytest.importorskip("matplotlib")
+    methods = {"topk": 0.1, "jumprelu": 0.2, "abstopk": 0.3}
+    given = seeds_of(rows, "tpp", "tpp_total_metric", 20, methods)
+    plot = figure3.figure(scores.scores(given, seeds_of(trained), PAPER))
+    axes = plot.figure.axes[0]
+    # Of each method the task's own protocol, and of AbsTopK the other one.
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == pytest.approx([0.3001, 0.3001, 0.1001, 0.2001])
+    dots = [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [pytest.approx([v, v + 1e-4, v + 2e-4]) for v in (0.3, 0.1, 0.2)]
+    assert len(plot.rows) == 3 * 2 * 3  # methods, protocols, seeds
+    one = figure3.figure(scores.scores(seeds_of(rows, "tpp", "tpp_total_metric", 20, methods, n=1),
+                                       seeds_of(trained, n=1), PAPER))  # fmt: skip
+    assert [line.get_marker() for line in one.figure.axes[0].lines] == ["None"]  # zero
+
+
+def test_examples_are_those_a_score_is_tested_on() -> None:
+    sizes = {"ablation_test_size": 160, "probing_test_size": 120}
+    settings = table2.bench_config({**sizes, "absorption_words": 3000}, "cpu")
+    assert table2.test_examples(settings) == {
+        "scr": 160,
+        "tpp": 160,
+        "sparse_probing": 120,
+        "absorption": 600,  # SAEBench trains its probes on 80% of the words
+    }
+    # Of the whole vocabulary the number is the tokenizer's.
+    assert "absorption" not in table2.test_examples(table2.bench_config({}, "cpu"))
+
+
+def test_absorption_is_still_tested_on_a_fifth_of_the_words() -> None:
+    probing = pytest.importorskip("sae_bench.evals.absorption.probing")
+    build = signature(probing.create_dataset_probe_training)
+    share = build.parameters["train_test_fraction"].default
+    assert 1 - share == pytest.approx(table2.ABSORPTION_TEST_SHARE)
 
 
 def test_tables() -> None:

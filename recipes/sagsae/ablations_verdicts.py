@@ -25,7 +25,11 @@ from sae_lens_bipolar.reports import drawing, figures
 Rows = Sequence[Row]
 
 RECOMMENDED, FULL_WIDTH = "recommended", "2H: recommended"
-SMALL, LARGE = "2H: small thresholds", "2H: large thresholds, no resets"
+LARGE = "2H: large thresholds, no resets"
+STARTS = {  # of thresholds at full width -> label of VARIANTS with resets, without
+    "small thresholds": ("2H: small thresholds", "2H: small thresholds, no resets"),
+    "thresholds of the first batch": (FULL_WIDTH, "2H: no resets"),
+}
 METRICS = {
     "r2": "R²",
     "loss_recovered": "loss recovered",
@@ -94,21 +98,27 @@ def claims(rows: Rows, margins: Mapping[str, float] | None = None) -> list[Claim
             -0.01,
             n,
         ),
-        _gap_claim(
-            "resets keep latents alive at full width: from small thresholds, the dead fraction is "
-            "lower with them than without",
-            "recommended",
-            gap(rows, f"{SMALL}, no resets", SMALL, "dead_fraction"),
-            margins.get("dead_fraction", 0.0),
-            n,
+        *(
+            _gap_claim(
+                f"resets keep latents alive at full width: from {start}, the dead fraction is "
+                "lower with them than without",
+                "recommended, from small thresholds",
+                gap(rows, without, with_resets, "dead_fraction"),
+                margins.get("dead_fraction", 0.0),
+                n,
+            )
+            for start, (with_resets, without) in STARTS.items()
         ),
-        _gap_claim(
-            "large thresholds without resets collapse at full width: R² is lower by 0.1 or more "
-            "than from small ones with resets",
-            "small thresholds and resets recommended",
-            gap(rows, SMALL, LARGE, "r2"),
-            0.1,
-            n,
+        *(
+            _gap_claim(
+                "large thresholds without resets collapse at full width: R² is lower by 0.1 or "
+                f"more than from {start} with resets",
+                "small thresholds and resets recommended",
+                gap(rows, with_resets, LARGE, "r2"),
+                0.1,
+                n,
+            )
+            for start, (with_resets, _) in STARTS.items()
         ),
         _gap_claim(
             "letting the auxiliary term train the decoder costs R²",

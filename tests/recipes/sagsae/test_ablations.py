@@ -117,18 +117,24 @@ def test_changing_a_row_changes_the_verdict() -> None:
         ("two-sided gate", {"one-sided gate": 0.695}, "does not hold"),
         ("do not collapse", {"2H: recommended": 0.71}, "holds"),
         ("do not collapse", {"2H: recommended": 0.5}, "does not hold"),
-        ("large thresholds", {"2H: large thresholds, no resets": 0.5}, "holds"),
-        ("large thresholds", {"2H: large thresholds, no resets": 0.65}, "does not hold"),
+        ("than from small", {"2H: large thresholds, no resets": 0.5}, "holds"),
+        ("than from small", {"2H: large thresholds, no resets": 0.65}, "does not hold"),
+        ("than from thresholds of", {"2H: large thresholds, no resets": 0.5}, "holds"),
+        ("than from thresholds of", {"2H: large thresholds, no resets": 0.65}, "does not hold"),
         ("train the decoder costs", {"auxiliary loss trains the decoder": 0.6}, "holds"),
         ("train the decoder costs", {"auxiliary loss trains the decoder": 0.71}, "does not hold"),
-        ("resets keep", {"2H: small thresholds, no resets": 0.6}, "holds"),
-        ("resets keep", {"2H: small thresholds, no resets": 0.8}, "does not hold"),
+        ("width: from small", {"2H: small thresholds, no resets": 0.6}, "holds"),
+        ("width: from small", {"2H: small thresholds, no resets": 0.8}, "does not hold"),
+        ("width: from thresholds of", {"2H: no resets": 0.6}, "holds"),
+        ("width: from thresholds of", {"2H: no resets": 0.8}, "does not hold"),
+        ("width: from thresholds of", {"2H: small thresholds": 0.6}, "not run at this scale"),
     ],
 )
 def test_differences_have_the_sign_of_their_claim(
     words: str, changes: dict[str, float], expected: str
 ) -> None:
-    values = {"recommended": 0.7, "2H: small thresholds": 0.7, **changes}
+    values = dict.fromkeys(("recommended", "2H: recommended", "2H: small thresholds"), 0.7)
+    values |= changes
     rows = [row | {"l0_target": 10, "name": "n"} for row in rows_by_hand(**values)]
     found = ablations_verdicts.claims(rows, {"r2": 0.002, "dead_fraction": 0.01, "l0": 0.1})
     (claim,) = [claim for claim in found if words in claim.claim]

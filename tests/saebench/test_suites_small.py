@@ -82,9 +82,19 @@ def test_the_split_reports_tpp_at_twice_each_n(outcome: BenchOutcome) -> None:
     assert {n for metric, n in values(outcome, "abstopk", "tpp", "signed")} == {2, 5, 10, 20}
 
 
-def test_too_few_examples_of_a_class_are_named(tmp_path: Path, suite_hub: HubServer) -> None:
+@pytest.mark.parametrize(
+    ("suite", "option", "words"),
+    [
+        ("sparse_probing", "probing_train_size", r"class '.*' of \S+ has"),
+        ("tpp", "ablation_train_size", r"\S+ has"),
+        ("scr", "ablation_test_size", r"\S+ has"),
+    ],
+)
+def test_too_few_examples_of_a_class_are_named(
+    tmp_path: Path, suite_hub: HubServer, suite: str, option: str, words: str
+) -> None:
     model_dir = save_bench_model(tmp_path / "gpt2", "gpt2")
     sae = save_bench_sae(tmp_path / "topk", bench_sae("topk", model_dir))
-    config = tiny_config(suites=("sparse_probing",), probing_train_size=100_000)
+    config = tiny_config(suites=(suite,), **{option: 100_000})
     (first, _) = bench([sae], tmp_path / "out", config).not_run
-    assert re.search(r"class '.*' of \S+ has too few .* probing_train_size=100000", first.reason)
+    assert re.search(rf"{words} too few .* {option}=100000", first.reason)

@@ -39,6 +39,9 @@ def test_kinds_ratings_and_splits(tmp_path: Path) -> None:
     for row in everything:
         assert (row["rating"] == 5.0) == ("that I liked" in row["text"])
         assert "<br" not in row["text"]
+    more = labelled_text.write_reviews(tmp_path / "more", reviews(40), held_out=0.5)
+    held_out = {split: sum(n for (s, _), n in more.items() if s == split) for split in rows}
+    assert 0.4 < held_out["test"] / sum(held_out.values()) < 0.6
     by_kind = Counter(row["category"] for row in rows["test"])
     assert {counts["test", kind.name] for kind in labelled_text.KINDS} == set(by_kind.values())
 

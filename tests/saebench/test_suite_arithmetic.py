@@ -15,8 +15,10 @@ import torch
 
 from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.saebench import BenchConfig
+from sae_lens_bipolar.saebench.protocols import benchmarked
 from sae_lens_bipolar.saebench.suites import ablation, absorption, unlearning
-from sae_lens_bipolar.saebench.suites.ablation import SilentAtPadding, latents_ablated
+from sae_lens_bipolar.saebench.suites.ablated_means import SilentAtPadding, ablated_means
+from sae_lens_bipolar.saebench.suites.ablation import latents_ablated
 from tests.saebench.bench_models import bench_sae, bench_tokenizer, bench_words
 
 pytest.importorskip("sae_bench")
@@ -24,6 +26,7 @@ from sae_bench.evals.absorption import vocab
 from sae_bench.evals.scr_and_tpp import main
 from sae_bench.evals.unlearning.utils import metrics
 
+ARCHITECTURES = ("abstopk", "sign_aware_gated", "unrolled_abstopk", "topk", "jumprelu")
 TEMPLATE = "{word} has the first letter:"  # absorption's
 
 # --- SCR and TPP ---------------------------------------------------------------------------------
@@ -80,6 +83,51 @@ def test_ablation_leaves_padding_alone_only_if_it_is_masked(masked: bool, tmp_pa
     with ablation.worked_around(config):
         found = main.ablated_precomputed_activations(acts, sae, to_ablate, 1)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("protocol", ["signed", "split"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_means_after_ablation_are_saebenchs(
+    architecture: str, protocol: str, masked: bool, tmp_path: Path
+) -> None:
+    """Of several masks on two sets of texts: sums are kept by texts, and not changed by a mask."""
+    sae = benchmarked(bench_sae(architecture, tmp_path), protocol)
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randn(n, 6, sae.cfg.d_in, generator=generator) for n in (5, 3)]
+    for acts in texts:
+        acts[0, 4:] = 0.0
+        acts[2, 1:] = 0.0
+    encoded: list[int] = []
+    counting = counted(sae, encoded)
+    means = ablated_means(main.ablated_precomputed_activations, masked)  # type: ignore[arg-type]
+    for mask in torch.rand(4, sae.cfg.d_sae, generator=generator) < 0.3:
+        for acts in texts:
+            plain = SilentAtPadding(sae) if masked else sae
+            expected = main.ablated_precomputed_activations(acts, plain, mask, 2)  # type: ignore[arg-type]
+            found = means(acts, counting, mask, 2)
+            torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+            changed = (found - acts.sum(1) / (acts != 0).any(-1).sum(1, keepdim=True)).abs().max()
+            assert changed > 1e-3, "something was ablated"
+    assert len(encoded) == 3 + 2  # batches of two texts
+
+
+@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale"])
+def test_where_decoding_needs_the_inputs_norm_saebench_does_it(normalization: str) -> None:
+    sae = SimpleNamespace(cfg=SimpleNamespace(normalize_activations=normalization))
+    given = (torch.ones(2, 3, 4), sae, torch.ones(5, dtype=torch.bool), 7)
+    assert ablated_means(lambda *called: called, False)(*given) == given  # type: ignore[arg-type]
+
+
+def counted(sae: Any, calls: list[int]) -> Any:
+    """The SAE, with the number of texts of every `encode` put into `calls`."""
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return sae.encode(x)
+
+    return SimpleNamespace(encode=encode, decode=sae.decode, cfg=sae.cfg)
 
 
 def scr_accuracies(first: float, second: float) -> tuple[dict[str, Any], dict[str, float]]:

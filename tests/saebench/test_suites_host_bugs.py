@@ -106,6 +106,17 @@ def test_ablation_leaks_through_padding(model_dir: Path) -> None:
     assert not torch.allclose(found[0], acts[0, 0], atol=1e-3)
 
 
+def test_texts_are_encoded_anew_for_every_n(model_dir: Path, monkeypatch: Any) -> None:
+    sae, encoded = bench_sae("topk", model_dir), []
+    encode = sae.encode
+    monkeypatch.setattr(sae, "encode", lambda x: encoded.append(x) or encode(x))
+    monkeypatch.setattr(ablation, "get_probe_test_accuracy", lambda *_: {})
+    acts = {"class": torch.randn(2, 3, sae.cfg.d_in, generator=torch.Generator().manual_seed(0))}
+    effects = {"class": torch.ones(sae.cfg.d_sae)}
+    ablation.perform_feature_ablations({}, sae, 2, acts, effects, [1, 2, 5], ["class"], 2, False)
+    assert len(encoded) == 3
+
+
 def test_too_many_latents_are_an_assertion() -> None:
     with pytest.raises(AssertionError):
         ablation.select_top_n_features(torch.ones(4), 5, "class")

@@ -12,6 +12,7 @@ Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
 - :395 drops the SCR metric where both directions start equal, and averages over the rest; its
   field says "else dir2".
 - :231 decodes latents at padding, which any top-k SAE has there: masked, unless switched off.
+- :197 encodes every text anew for each class and n (see `ablated_means`).
 """
 
 import sys
@@ -21,14 +22,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.inputs.patching import replaced
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions
+from sae_lens_bipolar.saebench.suites.ablated_means import ablated_means
 from sae_lens_bipolar.saebench.suites.record import Need, data_sets
 
 HOST = "sae_bench.evals.scr_and_tpp.main"
@@ -131,11 +131,6 @@ def worked_around(config: AblationOptions) -> Iterator[None]:
         seed()  # every n on the same negatives as the clean model, whichever other n are run
         return test(*args, **kwargs)
 
-    def masked_ablation(
-        acts: torch.Tensor, sae: Any, to_ablate: torch.Tensor, batch_size: int
-    ) -> torch.Tensor:
-        return ablate(acts, SilentAtPadding(sae), to_ablate, batch_size)  # pyright: ignore
-
     def with_ties(*args: Any, **kwargs: Any) -> dict[str, float]:
         found = plot(*args, **kwargs)
         for key in [key for key in found if key.startswith("scr_dir2_threshold_")]:
@@ -151,21 +146,7 @@ def worked_around(config: AblationOptions) -> Iterator[None]:
                 get_all_node_effects_for_one_sae=seeded_effects,
                 get_probe_test_accuracy=seeded_accuracy,
                 get_scr_plotting_dict=with_ties,
+                ablated_precomputed_activations=ablated_means(ablate, config.ablation_mask_padding),
             )
         )
-        if config.ablation_mask_padding:
-            stack.enter_context(replaced(main, ablated_precomputed_activations=masked_ablation))
         yield
-
-
-class SilentAtPadding:
-    """An SAE whose latents are 0 where the input is 0: SAEBench zeroes masked tokens."""
-
-    def __init__(self, sae: Any):
-        self.sae = sae
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return self.sae.encode(x) * (x != 0).any(dim=-1, keepdim=True)
-
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
-        return self.sae.decode(feature_acts)

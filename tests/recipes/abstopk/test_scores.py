@@ -123,7 +123,7 @@ def test_the_figure_has_a_bar_of_the_mean_and_a_dot_for_every_seed() -> None:
     methods = {"topk": 0.1, "jumprelu": 0.2, "abstopk": 0.3}
     given = seeds_of(rows, "tpp", "tpp_total_metric", 20, methods)
     plot = figure3.figure(scores.scores(given, seeds_of(trained), PAPER))
-    axes = plot.figure.axes[0]
+    axes: Any = plot.figure.axes[0]
     # Of each method the task's own protocol, and of AbsTopK the other one.
     heights = [bar.get_height() for bar in axes.patches]
     assert heights == pytest.approx([0.3001, 0.3001, 0.1001, 0.2001])

@@ -128,7 +128,10 @@ def claims(rows: Rows, margins: Mapping[str, float] | None = None) -> list[Claim
             n,
         ),
     ]
-    return [*found, targets_claim(rows, margins["l0"])] if "l0" in margins else found
+    if "l0" not in margins:
+        return found
+    named = [{**row, "name": row["label"]} for row in rows]
+    return [*found, targets_claim(named, margins["l0"])]
 
 
 def gap(rows: Rows, label: str, reference: str, metric: str) -> Estimate | None:

@@ -162,3 +162,11 @@ def test_a_variant_that_is_not_known() -> None:
             seeds=(0,),
             variants=("one-sidedgate",),
         )
+
+
+def test_the_variant_that_misses_its_l0_is_named() -> None:
+    rows = rows_by_hand(recommended=0.7, no_auxiliary_loss=0.7)
+    rows = [row | {"name": "04", "l0_target": 10 if "rec" in row["label"] else 8} for row in rows]
+    claim = ablations_verdicts.claims(rows, {"l0": 0.1})[-1]
+    assert claim.ours == "2 of 4; furthest off no auxiliary loss, by 25.0%"
+    assert claim.verdict == "does not hold"

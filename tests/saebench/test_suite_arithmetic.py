@@ -15,9 +15,9 @@ import torch
 
 from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.saebench import BenchConfig
+from sae_lens_bipolar.saebench.host.ablated_means import SilentAtPadding, ablated_means
 from sae_lens_bipolar.saebench.protocols import benchmarked
 from sae_lens_bipolar.saebench.suites import ablation, absorption, unlearning
-from sae_lens_bipolar.saebench.suites.ablated_means import SilentAtPadding, ablated_means
 from sae_lens_bipolar.saebench.suites.ablation import latents_ablated
 from tests.saebench.bench_models import bench_sae, bench_tokenizer, bench_words
 

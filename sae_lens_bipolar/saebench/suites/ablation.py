@@ -12,7 +12,7 @@ Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
 - :395 drops the SCR metric where both directions start equal, and averages over the rest; its
   field says "else dir2".
 - :231 decodes latents at padding, which any top-k SAE has there: masked, unless switched off.
-- :197 encodes every text anew for each class and n (see `ablated_means`).
+- :197 encodes every text anew for each class and n (see `host.ablated_means`).
 """
 
 import sys
@@ -24,11 +24,11 @@ from typing import Any
 
 from sae_lens_bipolar.errors import BenchError
 from sae_lens_bipolar.inputs.patching import replaced
+from sae_lens_bipolar.saebench.host.ablated_means import ablated_means
 from sae_lens_bipolar.saebench.host.hub_data import readable_data
 from sae_lens_bipolar.saebench.host.isolation import seed_everything
 from sae_lens_bipolar.saebench.job import Job
 from sae_lens_bipolar.saebench.options import CommonOptions
-from sae_lens_bipolar.saebench.suites.ablated_means import ablated_means
 from sae_lens_bipolar.saebench.suites.record import Need, data_sets
 
 HOST = "sae_bench.evals.scr_and_tpp.main"

@@ -66,8 +66,9 @@ def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
             if not right and method != "abstopk":  # the other two are their own splits
                 continue
             bars = averaged(seeds)
+            place = {task: j + (i - 1) * _WIDTH for j, task in enumerate(tasks)}
             axes.bar(
-                [tasks.index(score.task) + (i - 1) * _WIDTH for score in bars],
+                [place[score.task] for score in bars],
                 [score.ours for score in bars],
                 _WIDTH,
                 label=label if right else f"{label}, the other protocol",
@@ -76,7 +77,7 @@ def _panel(axes: "Axes", scores: Sequence[Score]) -> None:
                 linestyle="-" if right else "--",
             )
             if right and len(seeds) > len(bars):
-                places = [tasks.index(score.task) + (i - 1) * _WIDTH for score in seeds]
+                places = [place[score.task] for score in seeds]
                 axes.plot(places, [score.ours for score in seeds], "o", color="black", ms=2.5)
     axes.axhline(0, color=drawing.GREY, lw=0.8)
     axes.set_xticks(range(len(tasks)), [_READING[task] for task in tasks])

@@ -43,7 +43,7 @@ from recipes.common.evidence import CELL_SECONDS
 from recipes.common.labelled_text import HELD_OUT, movie_reviews
 from recipes.common.scales import build, read_scale
 from recipes.common.time_limit import limited
-from sae_lens_bipolar.errors import ConfigError, require_choice
+from sae_lens_bipolar.errors import ConfigError, require_choice, require_number
 from sae_lens_bipolar.files.atomic import read_json, write_json, write_text
 from sae_lens_bipolar.files.fields import load_yaml
 from sae_lens_bipolar.files.names import CHECKPOINTS, CONFIG_FILE, SUMMARY
@@ -100,7 +100,9 @@ def cells_of(
         bench_settings = {**settings["bench"], **model.bench}
         bench_config(bench_settings, device)  # found here, before anything is loaded
         cell = training_cell(training, name, model.layers, device, output)
-        cells.append(Cell(cell.name, {**cell.params, **_split(settings), "bench": bench_settings}))
+        cells.append(
+            Cell(cell.name, {**cell.params, **_held_out(settings), "bench": bench_settings})
+        )
     return cells
 
 
@@ -133,14 +135,18 @@ def cells_of_run(settings: Mapping[str, Any], trained: Path | None, device: str)
         "saes": [str(path) for path in found.values()],
         "bench": settings["bench"],
         "device": device,
-        **_split(settings),
+        **_held_out(settings),
     }
     bench_config(settings["bench"], device)
     return [Cell("seeds", params)]
 
 
-def _split(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {"held_out": settings["held_out"]} if "held_out" in settings else {}
+def _held_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The share of film reviews held out for tests, where a scale names one."""
+    if "held_out" not in settings:
+        return {}
+    require_number(settings["held_out"], "held_out", 0.05, maximum=0.95)
+    return {"held_out": settings["held_out"]}
 
 
 def collect(output: Path, settings: Mapping[str, Any]) -> None:
@@ -166,7 +172,7 @@ def report(output: Path) -> str:
     trained, found = read_json(output / SUMMARY), scores.of_run(output)
     shown = scores.averaged(found)
     bench_settings = bench_config(settings["bench"], "cpu")
-    examples = test_examples(bench_settings)
+    examples = n_examples(bench_settings)
     found_claims = claims(found, trained, examples, settings.get("margins"))
     opening = [ranking_sentence(found_claims, trained), *data_note(settings["bench"])]
     text = "\n\n".join([*opening, scores.markdown(shown, read_json(output / NOT_RUN))])
@@ -177,7 +183,7 @@ def report(output: Path) -> str:
     return f"{text}\n{claims_table(found_claims)}"
 
 
-def test_examples(bench_settings: BenchConfig) -> dict[str, int]:
+def n_examples(bench_settings: BenchConfig) -> dict[str, int]:
     """How many test examples stand behind a task's score, where the scale says it."""
     found = {
         "scr": bench_settings.ablation_test_size,
@@ -186,7 +192,7 @@ def test_examples(bench_settings: BenchConfig) -> dict[str, int]:
     }
     if words := bench_settings.absorption_words:
         found["absorption"] = round(words * ABSORPTION_TEST_SHARE)
-    return {task: n for task, n in found.items() if n}
+    return found
 
 
 def data_note(bench_settings: Mapping[str, Any]) -> list[str]:

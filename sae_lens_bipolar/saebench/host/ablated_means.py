@@ -70,8 +70,7 @@ def ablated_means(ablate: Ablate, mask_padding: bool) -> Ablate:
 
 def has_affine_decoder(sae: Any) -> bool:
     """Whether `decode` is one affine map, so that it knows nothing of the input's norm."""
-    normalization = getattr(sae.cfg, "normalize_activations", "none")
-    return normalization in ("none", "expected_average_only_in")
+    return sae.cfg.normalize_activations in ("none", "expected_average_only_in")
 
 
 @torch.no_grad()

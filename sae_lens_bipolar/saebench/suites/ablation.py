@@ -16,7 +16,7 @@ Works around, in sae_bench 0.6.0 (evals/scr_and_tpp/main.py):
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -112,16 +112,22 @@ def worked_around(config: AblationOptions) -> Iterator[None]:
     test = main.get_probe_test_accuracy
     ablate, plot = main.ablated_precomputed_activations, main.get_scr_plotting_dict
 
+    def naming_sizes(read: Callable[..., Any]) -> Callable[..., Any]:
+        def named(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return read(*args, **kwargs)
+            except (AssertionError, KeyError) as error:
+                raise BenchError(
+                    "a data set has too few examples of a class for "
+                    f"ablation_train_size={config.ablation_train_size} and "
+                    f"ablation_test_size={config.ablation_test_size}: lower them"
+                ) from error
+
+        return named
+
     def seeded_activations(*args: Any, **kwargs: Any) -> Any:
         seed()  # what is cached depends on no SAE that ran before
-        try:
-            return collect(*args, **kwargs)
-        except (AssertionError, KeyError) as error:
-            raise BenchError(
-                f"{args[0]} has too few examples of a class for "
-                f"ablation_train_size={config.ablation_train_size} and "
-                f"ablation_test_size={config.ablation_test_size}: lower them"
-            ) from error
+        return collect(*args, **kwargs)
 
     def seeded_effects(*args: Any, **kwargs: Any) -> Any:
         seed()
@@ -139,6 +145,11 @@ def worked_around(config: AblationOptions) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(readable_data(config.trust_remote_code, config.data_folder))
+        creation, utils = main.dataset_creation, main.dataset_utils
+        stack.enter_context(
+            replaced(creation, get_train_test_data=naming_sizes(creation.get_train_test_data))
+        )
+        stack.enter_context(replaced(utils, filter_dataset=naming_sizes(utils.filter_dataset)))
         stack.enter_context(
             replaced(
                 main,

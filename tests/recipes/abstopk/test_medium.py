@@ -107,7 +107,10 @@ def test_every_method_has_every_seed_and_the_zero_starts(finished: Path) -> None
 
 def test_the_benchmark_reads_these_saes(finished: Path) -> None:
     settings = {"trained": {"k": 4, "seeds": [0, 1]}, "bench": {"suites": ["tpp"]}}
-    (cell,) = table2.cells_of_run(settings, finished, "cpu")
+    (cell,) = table2.cells_of_run({**settings, "held_out": 0.4}, finished, "cpu")
+    assert cell.params["held_out"] == 0.4
+    with pytest.raises(ConfigError, match="held_out=2"):
+        table2.cells_of_run({**settings, "held_out": 2}, finished, "cpu")
     rows = cell.params["trained"]
     assert {(row["method"], row["seed"], row["k"], row["start"]) for row in rows} == {
         (method, seed, 4, "mean") for method in METHODS for seed in (0, 1)

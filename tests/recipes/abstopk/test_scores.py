@@ -138,14 +138,14 @@ def test_the_figure_has_a_bar_of_the_mean_and_a_dot_for_every_seed() -> None:
 def test_examples_are_those_a_score_is_tested_on() -> None:
     sizes = {"ablation_test_size": 160, "probing_test_size": 120}
     settings = table2.bench_config({**sizes, "absorption_words": 3000}, "cpu")
-    assert table2.test_examples(settings) == {
+    assert table2.n_examples(settings) == {
         "scr": 160,
         "tpp": 160,
         "sparse_probing": 120,
         "absorption": 600,  # SAEBench trains its probes on 80% of the words
     }
     # Of the whole vocabulary the number is the tokenizer's.
-    assert "absorption" not in table2.test_examples(table2.bench_config({}, "cpu"))
+    assert "absorption" not in table2.n_examples(table2.bench_config({}, "cpu"))
 
 
 def test_absorption_is_still_tested_on_a_fifth_of_the_words() -> None:

@@ -100,6 +100,9 @@ def test_the_real_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     smallest = min(Counter((r["category"], r["rating"]) for r in map(json.loads, lines)).values())
     assert (len(lines), smallest) == (4292, 192)
     assert labelled_text.movie_reviews() == folder
+    other = labelled_text.movie_reviews(held_out=0.4)
+    held_out = (other / labelled_text.REPOSITORY / "test.jsonl").read_text().splitlines()
+    assert len(held_out) == 2028
 
 
 def test_all_reviews_come_once_with_label_and_source(
